@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Lint, types and tests, on a machine with nothing but python3 and pip. Arguments go to pytest; without
+# any, the tests that take seconds run (markers slow, ddp and gpu are left out).
+#   bash scripts/test.sh
+#   bash scripts/test.sh -m "not gpu"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh dev,timm
+bin="${RRR_VENV:-.venv}/bin"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+exec "$bin/python" -m pytest -q "$@"

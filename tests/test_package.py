@@ -1,0 +1,88 @@
+"""What an installation contains: public names, version, and shipped configurations."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import rrr_lightning
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_public_name_resolves_and_is_listed() -> None:
+    for name in rrr_lightning.__all__:
+        assert getattr(rrr_lightning, name) is not None
+        assert name in dir(rrr_lightning)
+
+
+def test_public_names_are_the_objects_of_their_modules() -> None:
+    for name, home in rrr_lightning._HOME_OF.items():
+        assert getattr(rrr_lightning, name) is getattr(importlib.import_module(home), name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Distiller'"):
+        rrr_lightning.Distiller  # noqa: B018
+
+
+def test_versions_agree() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'\nversion = "{rrr_lightning.__version__}"\n' in project
+
+
+def test_constraints_are_names_and_versions_alone() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        requirement = line.partition(";")[0].strip()
+        assert line.startswith("#") or requirement.count("==") == 1, line
+        assert "://" not in line, line
+        assert " @ " not in line, line
+
+
+def environment(folder: Path) -> Path:
+    """An empty virtual environment that sees the packages of this one; returns its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", query], check=True, capture_output=True, text=True)
+    Path(site.stdout.strip(), "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def uv() -> str:
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    assert found, "uv is in the extra 'dev'"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
+def test_an_installation_finds_the_shipped_configs(editable: bool, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    skipped = shutil.ignore_patterns(".*", "runs", "tests", "docs", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=skipped)
+    python = environment(tmp_path / "venv")
+    install = [uv(), "pip", "install", "--quiet", "--offline", "--python", python]
+    install += ["--no-deps", "--no-build-isolation", *(["-e"] if editable else []), source]
+    subprocess.run(install, check=True)
+    if not editable:
+        shutil.rmtree(source)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    code = (
+        "import pathlib, rrr_lightning;"
+        "folder = pathlib.Path(rrr_lightning.__file__).parent;"
+        "print(rrr_lightning.InputError('x'), (folder / 'configs/trainer/cpu.yaml').exists(),"
+        "(folder / 'py.typed').exists(), folder)"
+    )
+    run = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert run.stdout.startswith("x True True " + str(tmp_path)), run.stdout + run.stderr
