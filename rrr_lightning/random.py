@@ -1,8 +1,9 @@
 """Chance as a function: every random number of this library is computed from a key.
 
-A key is a tuple of integers and words, such as `(seed, "order", epoch)`. The same key gives the same
-numbers in any process, worker and rank, before and after a resume, so no generator state has to be
-saved and two runs can be paired sample by sample.
+A key is a tuple of integers and words, such as `(seed, "order", epoch)`. The same key gives the
+same numbers in any process, worker and rank, before and after a resume, so no generator state has
+to be saved and two runs can be paired sample by sample. torch's CPU generator keeps the lower 32
+bits of a seed, so among many thousands of keys a few share their numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def rekey(*parts: Part) -> None:
     """
     seed = key_seed(*parts)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
 
 

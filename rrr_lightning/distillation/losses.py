@@ -1,0 +1,251 @@
+"""Distillation losses on rows: the student's logits [N, C] against the teacher's, to one scalar.
+
+A row is one thing that has a target: an image, or a masked token. Every loss is a mean over rows in
+float32, whatever the precision of the logits and of the surrounding autocast, so it depends neither
+on the length of a sequence nor on padding. The temperature's factor T² keeps the size of the
+gradient while T grows. No rows give zero with a gradient graph; NaN and infinity are passed on.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rrr_lightning.errors import InputError, did_you_mean
+
+Direction = Literal["forward", "reverse"]
+Reduction = Literal["mean", "sum"]
+
+
+def kl_divergence(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, direction: Direction = "forward"
+) -> Tensor:
+    """Returns T² times the mean over rows of the Kullback-Leibler divergence, a float32 scalar.
+
+    With p = softmax(teacher / T) and q = softmax(student / T), per row:
+    `forward`: KL(p || q) = Σ p (log p - log q); `reverse`: KL(q || p) = Σ q (log q - log p).
+
+    Args:
+        student: Logits [N, C] of the student.
+        teacher: Logits [N, C] of the teacher.
+        temperature: T > 0; larger values soften both distributions.
+        direction: `forward` follows Hinton et al.; `reverse` is what the code of the authors of
+            the method computes (see docs/method.md).
+
+    Raises:
+        InputError: If the shapes differ or are not [N, C], or C is 1, where every softmax is 1.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", section 2.
+
+    >>> kl_divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
+    0.0
+    """
+    _check_temperature(temperature)
+    _check_choice(direction, get_args(Direction), "direction")
+    _check_rows((student, teacher), softmax=True)
+    with torch.autocast(student.device.type, enabled=False):
+        log_q = F.log_softmax(student.float() / temperature, dim=1)
+        log_p = F.log_softmax(teacher.float() / temperature, dim=1)
+        if direction == "reverse":
+            log_p, log_q = log_q, log_p
+        total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+        return total * (temperature**2 / max(len(student), 1))
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Returns T² times the mean over rows of the cross-entropy with the teacher's probabilities.
+
+    Per row -Σ p log q, which is the forward KL divergence plus the entropy of the teacher: the same
+    gradient, but a value that is not zero where student and teacher agree.
+
+    Args:
+        student: Logits [N, C] of the student.
+        teacher: Logits [N, C] of the teacher.
+        temperature: T > 0; larger values soften both distributions.
+
+    Raises:
+        InputError: If the shapes differ or are not [N, C], or C is 1, where every softmax is 1.
+    """
+    _check_temperature(temperature)
+    _check_rows((student, teacher), softmax=True)
+    with torch.autocast(student.device.type, enabled=False):
+        p = F.softmax(teacher.float() / temperature, dim=1)
+        total = F.cross_entropy(student.float() / temperature, p, reduction="sum")
+        return total * (temperature**2 / max(len(student), 1))
+
+
+def logit_mse(
+    student: Tensor, teacher: Tensor, center: bool = False, reduction: Reduction = "mean"
+) -> Tensor:
+    """Returns the mean over rows of the squared difference of the logits, a float32 scalar.
+
+    Args:
+        student: Logits [N, C] of the student.
+        teacher: Logits [N, C] of the teacher.
+        center: Subtract each row's mean first, as a constant added to a row means nothing.
+        reduction: Over the classes of a row: `mean` (as `torch.nn.MSELoss`, so the value shrinks
+            with C) or `sum` (the squared distance).
+
+    Raises:
+        InputError: If the shapes differ or are not [N, C].
+    """
+    _check_choice(reduction, get_args(Reduction), "reduction")
+    _check_rows((student, teacher))
+    with torch.autocast(student.device.type, enabled=False):
+        difference = student.float() - teacher.float()
+        if center:
+            difference = difference - difference.mean(dim=1, keepdim=True)
+        divisor = max(len(student), 1) * (student.shape[1] if reduction == "mean" else 1)
+        return difference.square().sum() / divisor
+
+
+def mean_of_probabilities(rows: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+    """Returns logits [N, C] whose softmax at T is the mean of the softmaxes at T of several rows.
+
+    T (logsumexp_i log_softmax(z_i / T) - log k), in float32, for k teachers with logits z_i.
+
+    >>> a, b = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 9.0]])
+    >>> mean_of_probabilities([a, b]).softmax(dim=1)
+    tensor([[0.5000, 0.5000]])
+    """
+    _check_temperature(temperature)
+    _check_rows(rows, softmax=True)
+    if len(rows) == 1:
+        return rows[0].float()
+    with torch.autocast(rows[0].device.type, enabled=False):
+        log_p = torch.stack([F.log_softmax(z.float() / temperature, dim=1) for z in rows])
+        return temperature * (torch.logsumexp(log_p, dim=0) - math.log(len(rows)))
+
+
+def mean_of_logits(rows: Sequence[Tensor]) -> Tensor:
+    """Returns the mean [N, C] of the logits of several teachers, in float32."""
+    _check_rows(rows)
+    return torch.stack([z.float() for z in rows]).mean(dim=0)
+
+
+class KLDivergence(nn.Module):
+    """KL divergence between the softened teacher and student; see `kl_divergence`.
+
+    Args:
+        temperature: T > 0.
+        direction: `forward` for KL(teacher || student), `reverse` for KL(student || teacher).
+    """
+
+    def __init__(self, temperature: float = 4.0, direction: Direction = "forward") -> None:
+        super().__init__()
+        self.temperature = _check_temperature(temperature)
+        self.direction: Direction = direction
+        _check_choice(direction, get_args(Direction), "direction")
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the loss of rows [N, C], a float32 scalar."""
+        return kl_divergence(student, teacher, self.temperature, self.direction)
+
+    def combine(self, rows: Sequence[Tensor]) -> Tensor:
+        """Returns the rows of an ensemble: the mean of the softened probabilities, as logits."""
+        return mean_of_probabilities(rows, self.temperature)
+
+    def extra_repr(self) -> str:
+        """Shows the arguments."""
+        return f"temperature={self.temperature}, direction={self.direction!r}"
+
+
+class SoftCrossEntropy(nn.Module):
+    """Cross-entropy with the softened teacher as target; see `soft_cross_entropy`.
+
+    Args:
+        temperature: T > 0.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = _check_temperature(temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the loss of rows [N, C], a float32 scalar."""
+        return soft_cross_entropy(student, teacher, self.temperature)
+
+    def combine(self, rows: Sequence[Tensor]) -> Tensor:
+        """Returns the rows of an ensemble: the mean of the softened probabilities, as logits."""
+        return mean_of_probabilities(rows, self.temperature)
+
+    def extra_repr(self) -> str:
+        """Shows the arguments."""
+        return f"temperature={self.temperature}"
+
+
+class LogitMSE(nn.Module):
+    """Mean squared error of the logits; see `logit_mse`.
+
+    Args:
+        center: Subtract each row's mean first.
+        reduction: Over the classes of a row, `mean` or `sum`.
+    """
+
+    def __init__(self, center: bool = False, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.center = center
+        self.reduction: Reduction = reduction
+        _check_choice(reduction, get_args(Reduction), "reduction")
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the loss of rows [N, C], a float32 scalar."""
+        return logit_mse(student, teacher, self.center, self.reduction)
+
+    def combine(self, rows: Sequence[Tensor]) -> Tensor:
+        """Returns the rows of an ensemble: the mean of the logits."""
+        return mean_of_logits(rows)
+
+    def extra_repr(self) -> str:
+        """Shows the arguments."""
+        return f"center={self.center}, reduction={self.reduction!r}"
+
+
+def _check_temperature(value: float) -> float:
+    """Returns the value if it is a temperature."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise InputError(
+            "not a temperature",
+            key="distillation.loss.temperature",
+            found=value,
+            accepted="a finite number above 0",
+        )
+    return value
+
+
+def _check_choice(value: str, accepted: tuple[str, ...], name: str) -> None:
+    """Refuses a word that is not one of the accepted ones."""
+    if value not in accepted:
+        raise InputError(
+            f"unknown {name}{did_you_mean(str(value), accepted)}",
+            key=f"distillation.loss.{name}",
+            found=value,
+            accepted=", ".join(accepted),
+        )
+
+
+def _check_rows(rows: Sequence[Tensor], softmax: bool = False) -> None:
+    """Refuses rows that are not all float [N, C] of one shape: nothing is broadcast."""
+    shapes = [list(row.shape) for row in rows]
+    floating = all(row.is_floating_point() for row in rows)
+    if not rows or not floating or len(shapes[0]) != 2 or any(s != shapes[0] for s in shapes):
+        raise InputError(
+            "rows of student and teachers do not match",
+            found=[f"{row.dtype} {shape}" for row, shape in zip(rows, shapes, strict=True)],
+            accepted="floating-point logits [rows, classes] of one shape",
+        )
+    if softmax and shapes[0][1] == 1:
+        raise InputError(
+            "a softmax over one class is always 1, so there is nothing to distil",
+            key="distillation.loss",
+            found=shapes[0],
+            accepted="two classes or more, or LogitMSE",
+        )
