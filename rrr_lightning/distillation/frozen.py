@@ -1,0 +1,75 @@
+"""Freezing, moving and casting a network, and putting it back to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Autocast runs these in low precision and never caches the cast of a frozen weight: three forwards
+# cost three casts. Norms are not among them.
+_CAST_ONCE = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.modules.conv._ConvNd,
+)
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Returns the bytes of a module's parameters and buffers, shared tensors counted once."""
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the weights of matrix products, convolutions and embeddings in place."""
+    for part in module.modules():
+        if isinstance(part, _CAST_ONCE):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+def remember(module: nn.Module) -> Callable[[], None]:
+    """Returns a function that puts a module back as it is now.
+
+    It restores the mode of every sub-module, and `requires_grad`, device and precision of every
+    parameter and buffer. The tensors themselves are kept, so that a cast loses no bit.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    parameters = [(each, each.data, each.requires_grad) for each in module.parameters()]
+    buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = [
+        (part._buffers, name, buffer)
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    device = parameters[0][1].device if parameters else None
+
+    def put_back() -> None:
+        if device is not None and device != parameters[0][0].device:
+            module.to(device)  # for modules that note down where they are, as Lightning's do
+        for parameter, data, requires_grad in parameters:
+            parameter.data = data
+            parameter.requires_grad_(requires_grad)
+        for holder, name, buffer in buffers:
+            holder[name] = buffer
+        for part, training in modes:
+            part.training = training
+
+    return put_back
+
+
+def evaluate(parts: list[nn.Module]) -> None:
+    """Sets evaluation mode where something has changed it; costs a flag per sub-module."""
+    for part in parts:
+        if part.training:
+            part.training = False
+
+
+def weight_dtype(module: nn.Module) -> torch.dtype | None:
+    """Returns the floating type of the first parameter, or None without one."""
+    kinds: Any = (each.dtype for each in module.parameters() if each.is_floating_point())
+    return next(kinds, None)

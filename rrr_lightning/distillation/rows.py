@@ -1,0 +1,97 @@
+"""Rows: the logits `[N, C]` that student and teacher have in common, one row per target.
+
+Suffixes: B batch, T tokens, V vocabulary, C columns, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.errors import InputError
+
+
+def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
+    """Returns the rows [N, C] in what a network returned for a batch.
+
+    Logits [B, T, V] for a dict batch with `labels` [B, T] become the rows of the tokens whose label
+    is not -100.
+
+    Args:
+        output: A tensor, or a mapping (or an object) with `logits`.
+        batch: The batch that the network was called with.
+        whose: Who returned it, for the message, such as `the teacher 'a.ckpt'`.
+        key: The config key for the message.
+
+    Raises:
+        InputError: The output is neither, or a bare tuple, or its logits are not rows.
+    """
+    logits = output
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+    elif not isinstance(output, Tensor | tuple | list):
+        logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"the output of {whose} holds no logits",
+            key=key,
+            found=type(output).__name__,
+            accepted="a tensor, or a mapping with logits (a bare tuple may start with the loss)",
+        )
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if logits.ndim == 3 and isinstance(labels, Tensor) and labels.shape == logits.shape[:2]:
+        logits = logits[labels != -100]
+    if logits.ndim != 2:
+        raise InputError(
+            f"the logits of {whose} are not rows",
+            key=key,
+            found=tuple(logits.shape),
+            accepted="two dimensions, rows and columns",
+        )
+    return logits
+
+
+def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
+    """Refuses a teacher's rows from which no student can learn.
+
+    Args:
+        rows: What a teacher gave for a real batch.
+        schema: What is known of the student's rows; its `columns` must be met.
+        key: The config key that names the teacher, for the message.
+
+    Raises:
+        InputError: Rows not [N, C], of another number of columns, of one column, or not finite.
+    """
+    if rows.ndim != 2:
+        raise InputError(
+            "the teacher's logits are not rows",
+            key=key,
+            found=tuple(rows.shape),
+            accepted="two dimensions, rows and columns",
+        )
+    if rows.shape[1] < 2:
+        raise InputError(
+            "the teacher's rows have a single column, which no softmax can use",
+            key=key,
+            found=tuple(rows.shape),
+            accepted="two columns or more",
+        )
+    if schema.columns is not None and rows.shape[1] != schema.columns:
+        raise InputError(
+            "the teacher's rows have another number of columns (classes or vocabulary) than the "
+            "student's",
+            key=key,
+            found=rows.shape[1],
+            accepted=str(schema.columns),
+        )
+    bad = int((~torch.isfinite(rows).all(dim=1)).sum())
+    if bad:
+        raise InputError(
+            f"{bad} of {len(rows)} rows of the teacher hold NaN or infinity",
+            key=key,
+            accepted="finite numbers",
+        )

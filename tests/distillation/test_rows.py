@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rrr_lightning.distillation.rows import as_rows, check_rows
+from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.errors import InputError
+
+KEY = "distillation.teachers[2]"
+
+
+class Output:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+def test_rows_come_out_of_tensors_mappings_and_outputs() -> None:
+    rows = torch.zeros(3, 4)
+    for output in (rows, {"logits": rows}, Output(rows)):
+        assert as_rows(output, None, "the student", "student_logits") is rows
+
+
+def test_gathered_rows_keep_their_graph() -> None:
+    logits = torch.zeros(1, 2, 4, requires_grad=True)
+    rows = as_rows(logits, {"labels": torch.tensor([[-100, 3]])}, "the student", "student_logits")
+    rows.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.sum(2).tolist() == [[0, 4]]
+
+
+def test_good_rows_pass_even_when_there_are_none() -> None:
+    check_rows(torch.randn(3, 4), RowSchema(4), KEY)
+    check_rows(torch.randn(0, 4), RowSchema(), KEY)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.zeros(4), r"not rows; found \(4,\)"),
+        (torch.zeros(4, 1), r"single column.*found \(4, 1\)"),
+        (torch.zeros(4, 7), "found 7; accepted: 5"),
+        (torch.tensor([[0.0] * 5, [float("nan")] * 5]), "1 of 2 rows"),
+        (torch.full((2, 5), float("inf")), "2 of 2 rows"),
+    ],
+)
+def test_useless_rows_are_refused(rows: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        check_rows(rows, RowSchema(5), KEY)
+    assert KEY in str(caught.value)
