@@ -1,0 +1,1 @@
+"""Students: LightningModules that train with or without a teacher."""

@@ -1,0 +1,225 @@
+"""What all students share: optimizer and schedule, keyed randomness, and what a checkpoint says.
+
+A student is an ordinary LightningModule that trains with or without this library's callback. It
+names the sub-module whose output is its rows (`student_logits`), gives rows of its own when it
+serves as a teacher (`rows`), and describes itself in plain types inside its checkpoints, so that a
+network can be rebuilt without the code or configuration that made it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.errors import InputError
+from rrr_lightning.models.learning_rate import check_schedule, cosine, learning_rate_factor
+from rrr_lightning.random import global_seed, keyed_randomness, rekey
+
+CHECKPOINT_KEY = "rrr_lightning"
+
+
+def micro_step(trainer: Trainer, batch_idx: int) -> tuple[int, int, int]:
+    """Returns what keys the chance of one micro-batch: (optimizer step, micro-batch, rank)."""
+    return trainer.global_step, batch_idx % trainer.accumulate_grad_batches, trainer.global_rank
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value holds nothing but numbers, text, None, lists, tuples and dicts."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(is_plain(item) for pair in value.items() for item in pair)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+class StudentModule(LightningModule, ABC):
+    """The base of this library's LightningModules.
+
+    Args:
+        learning_rate: The peak learning rate.
+        weight_decay: The optimizer's weight decay.
+        warmup_steps: Optimizer steps of linear warm-up; None for `warmup_fraction`.
+        warmup_fraction: The same as a fraction of all steps, in [0, 1); both None for no warm-up.
+        optimizer: A factory that replaces the optimizer, from parameters to optimizer.
+        lr_scheduler: A factory that replaces the schedule, from optimizer to scheduler; stepped at
+            every optimizer step.
+        seed: The key of initial weights and in-step randomness; None for the global seed.
+    """
+
+    student_logits: ClassVar[str]
+    optimizer_values: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay")
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int | None = None,
+        warmup_fraction: float | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_schedule(learning_rate, weight_decay, warmup_steps, warmup_fraction)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.warmup_fraction = warmup_fraction
+        self.optimizer_factory = optimizer
+        self.lr_scheduler_factory = lr_scheduler
+        self.seed = global_seed(seed)
+
+    # ------------------------------------------------------------------------------ rows
+
+    @abstractmethod
+    def rows(self, batch: Any) -> Tensor:
+        """Returns the logits [N, C] of a batch that was moved to the device; used as a teacher."""
+
+    @abstractmethod
+    def schema(self) -> RowSchema:
+        """Returns what the columns of the rows mean."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """Returns constructor arguments in plain types that rebuild this architecture."""
+
+    # ------------------------------------------------------------------------------ randomness
+
+    @contextmanager
+    def keyed_construction(self) -> Iterator[None]:
+        """Draws initial weights on the CPU from (seed, "initial weights"), whatever ran before."""
+        with torch.device("cpu"), keyed_randomness(self.seed, "initial weights"):
+            yield
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keys dropout and its like by (seed, step, micro-batch, rank)."""
+        rekey(self.seed, "step", *micro_step(self.trainer, batch_idx))
+
+    # ------------------------------------------------------------------------------ optimization
+
+    @abstractmethod
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Returns the recipe's optimizer over parameter groups."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns the parameter groups of the optimizer: here one, of all that is trained."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> Any:
+        """Returns the optimizer, and its schedule stepped once per optimizer step."""
+        optimizer = (self.optimizer_factory or self.default_optimizer)(self.parameter_groups())
+        scheduler = (self.lr_scheduler_factory or self._default_schedule)(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def decay(self, progress: float) -> float:
+        """Returns the factor of the learning rate at a share of the steps after warm-up."""
+        return cosine(progress)
+
+    def _default_schedule(self, optimizer: Optimizer) -> LambdaLR:
+        # `estimated_stepping_batches` would build the loaders too early and spoil an exact resume.
+        total = self.trainer.max_steps
+        if total <= 0:
+            raise InputError(
+                "the learning rate schedule needs the number of optimizer steps",
+                key="trainer.max_steps",
+                found=total,
+                accepted="a positive number",
+            )
+        warmup = self.warmup_steps or round((self.warmup_fraction or 0.0) * total)
+        if warmup >= total:
+            rank_zero_info(f"all {total} steps lie inside the warm-up of {warmup} steps")
+        # A plain function: LambdaLR would save and restore the state of a callable object, and the
+        # schedule of a run that is extended must follow its new length.
+        return LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, warmup, total, self.decay)
+        )
+
+    def on_train_start(self) -> None:
+        """Puts the learning rate on the curve of this run, which may outlast the checkpoint's."""
+        if self._schedules_itself() and self.lr_scheduler_factory is None:
+            scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+            factors = (factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas)
+            groups = scheduler.optimizer.param_groups
+            for group, peak, factor in zip(groups, scheduler.base_lrs, factors, strict=True):
+                group["lr"] = peak * factor
+
+    def _schedules_itself(self) -> bool:
+        return type(self).configure_optimizers is StudentModule.configure_optimizers
+
+    # ------------------------------------------------------------------------------ checkpoints
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what rebuilds this network and says what its rows mean, in plain types."""
+        ours = next(c for c in type(self).__mro__ if c.__module__.startswith("rrr_lightning."))
+        schema = self.schema()
+        normalization = schema.normalization
+        return {
+            "class": ours.__name__,
+            "arguments": self.arguments(),
+            "schema": {
+                "columns": schema.columns,
+                "labels": None if schema.labels is None else list(schema.labels),
+                "normalization": normalization
+                and {"mean": list(normalization.mean), "std": list(normalization.std)},
+                "special_token_ids": schema.special_token_ids and dict(schema.special_token_ids),
+            },
+        }
+
+    def training_values(self) -> dict[str, Any]:
+        """Returns the optimizer and schedule values that a resumed run must share, by name."""
+        if not self._schedules_itself():
+            return {}
+        names: tuple[str, ...] = ()
+        if self.optimizer_factory is None:
+            names += self.optimizer_values
+        if self.lr_scheduler_factory is None:
+            names += ("warmup_steps", "warmup_fraction")
+        steps = {} if self.lr_scheduler_factory else {"max_steps": self.trainer.max_steps}
+        return {name: getattr(self, name) for name in names} | steps
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the description, and keeps of the hyper-parameters what any process can read."""
+        checkpoint[CHECKPOINT_KEY] = {**self.describe(), "training": self.training_values()}
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in [name for name, value in hyper_parameters.items() if not is_plain(value)]:
+            del hyper_parameters[name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on with other optimizer or schedule values; `max_steps` may grow."""
+        resumes = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if not resumes or CHECKPOINT_KEY not in checkpoint:
+            return
+        stored = checkpoint[CHECKPOINT_KEY]["training"]
+        for name, value in self.training_values().items():
+            if name not in stored or stored[name] == value:
+                continue
+            if name != "max_steps":
+                raise InputError(
+                    "differs from the checkpoint's",
+                    key=name,
+                    found="none" if value is None else value,
+                    accepted=f"{stored[name]} as in the checkpoint, or a new run",
+                )
+            if value < stored[name]:
+                raise InputError(
+                    "is less than the checkpoint's",
+                    key="trainer.max_steps",
+                    found=value,
+                    accepted=f"{stored[name]} as in the checkpoint, or more",
+                )

@@ -1,0 +1,59 @@
+"""Classes: how many, which, in what order, and whether the data means the same by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rrr_lightning.errors import InputError
+
+
+def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Returns the class names as a tuple.
+
+    Raises:
+        InputError: Fewer than two classes, or not one name per class.
+    """
+    if num_classes < 2:
+        raise InputError("out of range", key="num_classes", found=num_classes, accepted="2 or more")
+    if class_names is not None and len(class_names) != num_classes:
+        raise InputError(
+            "need one name per class",
+            key="class_names",
+            found=f"{len(class_names)} names",
+            accepted=f"{num_classes} names",
+        )
+    return None if class_names is None else tuple(class_names)
+
+
+def agree_on_classes(
+    num_classes: int, class_names: tuple[str, ...] | None, data: object
+) -> tuple[str, ...] | None:
+    """Returns the class names, from `data` where the model has none.
+
+    Args:
+        num_classes: The model's number of classes.
+        class_names: The model's class names.
+        data: The data module, if any; its `num_classes` and `class_names` are used if it has them.
+
+    Raises:
+        InputError: The data has another number of classes, other names or another order.
+    """
+    classes = getattr(data, "num_classes", None)
+    if isinstance(classes, int) and classes != num_classes:
+        raise InputError(
+            "differs from the data's number of classes",
+            key="num_classes",
+            found=num_classes,
+            accepted=str(classes),
+        )
+    names = getattr(data, "class_names", None)
+    if names is None:
+        return class_names
+    if class_names is not None and class_names != tuple(names):
+        raise InputError(
+            "differ from the data's class names, or are in another order",
+            key="class_names",
+            found=class_names,
+            accepted=str(tuple(names)),
+        )
+    return check_classes(num_classes, names)

@@ -1,0 +1,169 @@
+"""Image classification networks: by name, or by class path, with the recipe's initialisation.
+
+A name is one of torchvision's classification models, or `cifar_resnet8`, `cifar_resnet20`, … for
+the small residual networks that were made for 32-pixel images.
+
+Suffixes: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision import models
+
+from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.models.cifar_resnet import CifarResNet
+
+_CIFAR = re.compile(r"cifar_resnet(\d+)")
+_ACCEPTED = (
+    "a torchvision classification model, cifar_resnet8, cifar_resnet14, cifar_resnet20, … (6n+2), "
+    "or {class_path, init_args}"
+)
+# Without these, both return a tuple of main and auxiliary logits while they train.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def build_network(
+    spec: str | Mapping[str, Any],
+    num_classes: int,
+    small_images: bool = False,
+    key: str = "network",
+) -> nn.Module:
+    """Builds a network with random weights.
+
+    Args:
+        spec: A name, or a mapping with `class_path` and `init_args`, nested where a layer is an
+            argument; such a network gets its number of classes from its own arguments.
+        num_classes: The number of columns of the logits of a network built by name.
+        small_images: Replace the stem of a torchvision ResNet, which shrinks an image fourfold, by
+            one 3x3 convolution that keeps its size.
+        key: The config key for messages.
+
+    Raises:
+        InputError: Unknown name or class path, or `small_images` for a network without that stem.
+    """
+    if isinstance(spec, Mapping):
+        network = build_from_class_path(spec, key)
+        if not isinstance(network, nn.Module):
+            raise InputError("is no torch.nn.Module", key=key, found=type(network).__name__)
+    elif isinstance(spec, str):
+        if match := _CIFAR.fullmatch(spec):
+            return CifarResNet(int(match.group(1)), num_classes)
+        network = _from_torchvision(spec, num_classes, key)
+    else:
+        raise InputError(
+            "is missing: the checkpoint's network was given as an object, so give it again",
+            key=key,
+            accepted=_ACCEPTED + " or a torch.nn.Module",
+        )
+    if small_images:
+        _use_small_stem(network, spec)
+    return network
+
+
+def _from_torchvision(name: str, num_classes: int, key: str) -> nn.Module:
+    known = models.list_models(module=models)
+    if name not in known:
+        nearest = did_you_mean(name, [*known, *(f"cifar_resnet{6 * n + 2}" for n in range(1, 19))])
+        raise InputError(f"unknown name{nearest}", key=key, found=name, accepted=_ACCEPTED)
+    arguments = _ARGUMENTS.get(name, {})
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    return network
+
+
+def build_from_class_path(spec: Mapping[str, Any], key: str) -> Any:
+    """Builds the object that a `{class_path, init_args}` mapping describes.
+
+    Raises:
+        InputError: Unknown keys, a path that cannot be imported, or arguments that do not fit.
+    """
+    path = spec.get("class_path")
+    if not isinstance(path, str) or not set(spec) <= {"class_path", "init_args"}:
+        raise InputError(
+            "is no description of a class", key=key, found=dict(spec), accepted=_ACCEPTED
+        )
+    module_name, _, name = path.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"cannot be imported ({error})", key=f"{key}.class_path", found=path
+        ) from error
+    arguments = {
+        argument: build_from_class_path(value, f"{key}.init_args.{argument}")
+        if isinstance(value, Mapping) and "class_path" in value
+        else value
+        for argument, value in (spec.get("init_args") or {}).items()
+    }
+    try:
+        return target(**arguments)
+    except TypeError as error:
+        raise InputError(f"does not fit {path} ({error})", key=f"{key}.init_args") from error
+
+
+def _use_small_stem(network: nn.Module, spec: object) -> None:
+    if not isinstance(network, models.ResNet):
+        raise InputError(
+            "this network has no stem to replace",
+            key="small_images",
+            found=spec,
+            accepted="true with a torchvision ResNet, false with any other network",
+        )
+    width = network.conv1.out_channels
+    network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+
+
+def initialize_by_recipe(network: nn.Module) -> None:
+    """Draws weights as the reference recipe does.
+
+    Convolutions and linear layers: Kaiming-normal weights. Batch norm: scale uniform in [0, 1),
+    bias 0. Everything else stays as its constructor drew it.
+
+    Source: the ResNet-50 on ImageNet recipe of the MosaicML examples.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def fill_head_bias(network: nn.Module, num_classes: int, value: float) -> None:
+    """Sets the bias of the last layer that has one number per class."""
+    for module in reversed(list(network.modules())):
+        bias = getattr(module, "bias", None)
+        if (
+            isinstance(module, nn.Linear | nn.Conv2d)
+            and bias is not None
+            and len(bias) == num_classes
+        ):
+            nn.init.constant_(bias, value)
+            return
+
+
+def require_logits(output: Any, num_images: int, num_classes: int, key: str = "network") -> Tensor:
+    """Returns the logits [B, K] in what a network returned.
+
+    Raises:
+        InputError: The output is neither a tensor nor a mapping with `logits`, or of another shape.
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    if isinstance(output, Tensor) and output.shape == (num_images, num_classes):
+        return output
+    raise InputError(
+        "the network's output is not one row of logits per image",
+        key=key,
+        found=tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__,
+        accepted=f"shape {(num_images, num_classes)}",
+    )
