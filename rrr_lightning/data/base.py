@@ -1,0 +1,150 @@
+"""What all data modules share: one global batch size, keyed order, exact resume.
+
+`global_batch_size` is given once; micro-batch and accumulation follow from the devices. The
+training loader never ends and starts at the trainer's optimizer step, so nothing about the data is
+saved in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Sampler
+
+from rrr_lightning.data.loader import BatchLoader, KeyedSet
+from rrr_lightning.data.pacing import pace
+from rrr_lightning.data.sampling import (
+    BatchPlan,
+    KeyedBatches,
+    ShardedBatches,
+    rewind_open_window,
+)
+from rrr_lightning.errors import InputError
+from rrr_lightning.random import global_seed
+
+
+class KeyedDataModule(LightningDataModule, ABC):
+    """Base of the data modules. A subclass says in `load` what its two sets are.
+
+    Args:
+        global_batch_size: Samples of one optimizer step, over all devices and micro-batches.
+        micro_batch_size: The most samples per device and forward pass; gradients are accumulated
+            over as many as it takes. By default a device's share is not divided.
+        eval_batch_size: Samples per device in evaluation; by default that of training.
+        num_workers: Processes that load data, per device.
+        seed: Seed of order and views; by default that of `seed_everything`, or 0.
+    """
+
+    def __init__(
+        self,
+        global_batch_size: int,
+        micro_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        BatchPlan(global_batch_size)
+        for key, value in (("micro", micro_batch_size), ("eval", eval_batch_size)):
+            if value is not None and value < 1:
+                raise InputError(
+                    "must be positive",
+                    key=f"data.{key}_batch_size",
+                    found=value,
+                    accepted="a whole number from 1",
+                )
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self._sets: tuple[KeyedSet, KeyedSet] | None = None
+        self._batches: KeyedBatches | None = None
+        self._trainer_settings: dict[str, Any] = {}
+
+    @abstractmethod
+    def load(self) -> tuple[KeyedSet, KeyedSet]:
+        """Returns the training set and the validation set; called once, on every rank."""
+
+    def make_batches(self, training_set: KeyedSet) -> KeyedBatches:
+        """Returns the sampler of the training loader."""
+        return KeyedBatches(
+            len(training_set), self.plan, global_seed(self.seed), step=self._current_step
+        )
+
+    @property
+    def sets(self) -> tuple[KeyedSet, KeyedSet]:
+        """The training set and the validation set, loaded when first asked for."""
+        if self._sets is None:
+            self._sets = self.load()
+        return self._sets
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The shares of ranks and micro-batches under the current trainer."""
+        world_size, rank = self._replicas()
+        return BatchPlan(self.global_batch_size, self.micro_batch_size, world_size, rank)
+
+    @property
+    def batches(self) -> KeyedBatches:
+        """The sampler of the training loader; its `micro_batch` tells the keys of any step."""
+        if self._batches is None:
+            self._batches = self.make_batches(self.sets[0])
+        return self._batches
+
+    def setup(self, stage: str) -> None:
+        """Loads the sets, plans the batches and paces the trainer."""
+        sets = self.sets
+        if stage == "fit":
+            self._batches = self.make_batches(sets[0])
+            if self.trainer is not None:
+                self._trainer_settings = pace(self.trainer, self._batches)
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """Returns the endless loader of this rank's micro-batches, from the current step on."""
+        if self.trainer is not None:
+            rewind_open_window(self.trainer)
+        return self._loader(self.sets[0], self.batches)
+
+    def val_dataloader(self) -> Any:
+        """Returns the loader of this rank's share of the validation set."""
+        return self.eval_loader(self.sets[1])
+
+    def test_dataloader(self) -> Any:
+        """Returns the same loader as for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """Returns the same loader as for validation."""
+        return self.val_dataloader()
+
+    def eval_loader(self, dataset: KeyedSet) -> BatchLoader:
+        """Returns a loader of this rank's share of a set, each sample once."""
+        world_size, rank = self._replicas()
+        size = self.eval_batch_size or self.micro_batch_size
+        size = size or max(1, self.global_batch_size // world_size)
+        return self._loader(dataset, ShardedBatches(len(dataset), size, world_size, rank))
+
+    def teardown(self, stage: str) -> None:
+        """Gives the trainer back the settings that `setup` changed."""
+        for name, value in self._trainer_settings.items():
+            setattr(self.trainer, name, value)
+        self._trainer_settings = {}
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Gives the trainer back the settings that `setup` changed."""
+        self.teardown("fit")
+
+    def _loader(self, dataset: KeyedSet, batches: Sampler[Any]) -> BatchLoader:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return BatchLoader(dataset, batches, self.num_workers, pin=on_cuda)
+
+    def _replicas(self) -> tuple[int, int]:
+        shares = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (shares["num_replicas"], shares["rank"]) if shares else (1, 0)
+
+    def _current_step(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step

@@ -1,0 +1,69 @@
+"""From keys to batches, with or without worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rrr_lightning.data.sampling import Key
+from rrr_lightning.errors import InputError
+
+
+class KeyedSet(Protocol):
+    """A data set that makes a whole batch from a list of (epoch, index) keys."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, keys: Sequence[Key], /) -> Any: ...
+
+
+class BatchLoader:
+    """Iterates over batches of a `KeyedSet`; an `InputError` of a worker arrives as it was raised.
+
+    It is not a `DataLoader` itself: Lightning would advise on its workers and replace its sampler.
+    """
+
+    def __init__(self, dataset: KeyedSet, batches: Sampler[Any], workers: int, pin: bool) -> None:
+        self.batches = batches
+        self.loader: DataLoader[Any] = DataLoader(
+            _Guarded(dataset),
+            batch_size=None,
+            sampler=batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            collate_fn=_unchanged,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if isinstance(batch, _Refusal):
+                raise InputError(batch.line)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _Refusal:
+    """An `InputError` on its way out of a worker; torch would wrap the traceback into its text."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+
+class _Guarded(Dataset[Any]):
+    def __init__(self, dataset: KeyedSet) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, keys: Sequence[Key]) -> Any:
+        try:
+            return self.dataset[keys]
+        except InputError as error:
+            return _Refusal(str(error))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,72 @@
+"""What the trainer is told about endless training data: accumulation, validation, and an end.
+
+Lightning's own epoch is not used, as it never ends. `max_steps` bounds the run, and a fractional
+`val_check_interval` is taken as a fraction of the data's epoch, rounded to whole optimizer steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from rrr_lightning.data.sampling import KeyedBatches
+from rrr_lightning.errors import InputError
+
+
+def pace(trainer: Trainer, batches: KeyedBatches) -> dict[str, Any]:
+    """Sets accumulation and validation interval; returns the former values by attribute name.
+
+    Raises:
+        InputError: A setting of the trainer contradicts the plan, or nothing bounds the run.
+    """
+    finite_epochs = isinstance(trainer.limit_train_batches, int)
+    _refuse_contradictions(trainer, batches)
+    if not finite_epochs:
+        _refuse_unbounded(trainer, batches)
+    settings: dict[str, Any] = {"accumulate_grad_batches": batches.plan.accumulation}
+    timed = getattr(trainer, "_val_check_time_interval", None) is not None
+    if not timed and not finite_epochs and isinstance(trainer.val_check_interval, float):
+        steps = max(1, round(trainer.val_check_interval * batches.steps_per_epoch))
+        steps *= trainer.check_val_every_n_epoch or 1
+        settings["val_check_interval"] = steps * batches.plan.accumulation
+        settings["check_val_every_n_epoch"] = None
+    former = {name: getattr(trainer, name) for name in settings}
+    for name, value in settings.items():
+        setattr(trainer, name, value)
+    return former
+
+
+def _refuse_contradictions(trainer: Trainer, batches: KeyedBatches) -> None:
+    if overfit := getattr(trainer, "overfit_batches", 0):
+        raise InputError(
+            "cannot be used with keyed batches",
+            key="trainer.overfit_batches",
+            found=overfit,
+            accepted="0.0",
+        )
+    if trainer.accumulate_grad_batches not in (1, batches.plan.accumulation):
+        raise InputError(
+            f"is {batches.plan.accumulation} by data.global_batch_size and data.micro_batch_size",
+            key="trainer.accumulate_grad_batches",
+            found=trainer.accumulate_grad_batches,
+            accepted="leave it out",
+        )
+
+
+def _refuse_unbounded(trainer: Trainer, batches: KeyedBatches) -> None:
+    epoch = f"an epoch has {batches.steps_per_epoch} optimizer steps"
+    if trainer.max_steps == -1:
+        raise InputError(
+            f"must be set, as the training data never end; {epoch}",
+            key="trainer.max_steps",
+            found=trainer.max_steps,
+            accepted="a whole number from 1",
+        )
+    if trainer.max_epochs not in (None, -1):
+        raise InputError(
+            f"must be -1, as trainer.max_steps ends the run; {epoch}",
+            key="trainer.max_epochs",
+            found=trainer.max_epochs,
+            accepted="-1",
+        )
