@@ -145,7 +145,7 @@ class Median:
 
 def _coverage(n: int, cut: int) -> float:
     """Probability that the median lies within n values after `cut` are cut off at either end."""
-    return 1 - 2 * sum(math.comb(n, k) for k in range(cut + 1)) / 2**n
+    return 1 - 2 * sum(math.comb(n, k) for k in range(cut + 1)) / (1 << n)
 
 
 def describe_machine(device: str) -> dict[str, Any]:
