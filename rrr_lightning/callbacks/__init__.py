@@ -1,0 +1,1 @@
+"""Lightning callbacks: distillation, and what goes with a measured, reproducible run."""

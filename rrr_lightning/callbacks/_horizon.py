@@ -1,0 +1,43 @@
+"""How many optimizer steps a run has: what `until`, a fraction of training, refers to."""
+
+from __future__ import annotations
+
+import math
+
+from lightning.pytorch import Trainer
+
+from rrr_lightning.errors import InputError
+
+
+def require_bound(trainer: Trainer) -> None:
+    """Refuses a run that nothing bounds, as early as the trainer's arguments can tell."""
+    if trainer.max_steps < 0 and trainer.max_epochs in (None, -1):
+        raise _unbounded()
+
+
+def count_steps(trainer: Trainer) -> int:
+    """Returns the number of optimizer steps of the whole run: `max_steps`, or epochs x batches.
+
+    Reads the number of batches, so it can be called from `on_train_start` on.
+
+    Raises:
+        InputError: If the run is bounded by neither, but by time or not at all.
+    """
+    bounds: list[int] = []
+    if trainer.max_steps >= 0:
+        bounds.append(trainer.max_steps)
+    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    if epochs is not None and epochs >= 0 and math.isfinite(batches):
+        bounds.append(epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+    if not bounds:
+        raise _unbounded()
+    return min(bounds)
+
+
+def _unbounded() -> InputError:
+    return InputError(
+        "the run has no bound in steps, so `until` would be a fraction of nothing",
+        key="trainer.max_steps",
+        found=-1,
+        accepted="a number of optimizer steps, or max_epochs over data of known length",
+    )

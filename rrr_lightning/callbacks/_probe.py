@@ -1,0 +1,99 @@
+"""Tries every teacher on one real batch before the first step.
+
+Shapes and class names can agree while a teacher is useless: half-loaded, fed with other statistics,
+or with its labels in another order. One batch tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.teacher import Teacher, check_rows
+from rrr_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class TeacherProbe:
+    """Refuses, on the first batch it sees, teachers with bad rows or too low an accuracy.
+
+    Args:
+        teachers: Placed teachers.
+        columns: Number of columns of the student's rows where it is known.
+        min_accuracy: Fraction in [0, 1]; None refuses no accuracy, but a teacher that is no better
+            than chance is named in a warning.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], columns: int | None, min_accuracy: float | None
+    ) -> None:
+        self._waiting = list(teachers)
+        self._schema = RowSchema(columns=columns)
+        self._min_accuracy = min_accuracy
+
+    def run(self, trainer: Trainer, batch: Any) -> None:
+        """Runs every teacher once; does nothing from the second batch on.
+
+        Raises:
+            InputError: Rows that are not [N, C] of the student's C, one column, NaN or infinity, or
+                an accuracy below the minimum.
+        """
+        teachers, self._waiting = self._waiting, []
+        for teacher in teachers:
+            rows = teacher.rows(batch)
+            check_rows(rows, self._schema, teacher.key)
+            self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
+            self._judge(trainer, teacher, rows, _targets(batch, rows))
+
+    def _judge(
+        self, trainer: Trainer, teacher: Teacher, rows: Tensor, targets: Tensor | None
+    ) -> None:
+        minimum = self._min_accuracy
+        if targets is None or not len(targets):
+            if minimum is not None:
+                raise InputError(
+                    "no accuracy of a teacher: the batch has no targets of its rows",
+                    key="distillation.teacher_min_accuracy",
+                    found=minimum,
+                    accepted="null, or batches (inputs, labels) or with `labels`",
+                )
+            return
+        right = (rows.argmax(dim=1) == targets).float().mean()
+        accuracy = float(trainer.strategy.reduce(right, reduce_op="mean"))
+        if minimum is not None and accuracy < minimum:
+            raise InputError(
+                f"the teacher {teacher.name!r} is right on {accuracy:.1%} of {len(rows)} rows",
+                key=teacher.key,
+                accepted=f"at least {minimum:.1%} (distillation.teacher_min_accuracy)",
+            )
+        chance = 1 / rows.shape[1]
+        if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(rows)):
+            logger.warning(
+                "%s: the teacher %r is right on %.1f%% of %d rows, which is no better than chance",
+                teacher.key,
+                teacher.name,
+                100 * accuracy,
+                len(rows),
+            )
+
+
+def _targets(batch: Any, rows: Tensor) -> Tensor | None:
+    """Returns the class of each row, shape [N], where the batch says so in a usual way."""
+    if isinstance(batch, Mapping):
+        labels = batch.get("labels")
+    else:
+        labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    if not isinstance(labels, Tensor):
+        return None
+    if labels.is_floating_point():  # soft targets, such as those of mix-up
+        labels = labels.argmax(dim=1) if labels.shape == rows.shape else torch.full((0,), -100)
+    labels = labels[labels != -100]
+    return labels if labels.shape == rows.shape[:1] else None

@@ -1,0 +1,280 @@
+"""`DistillationCallback`: distillation for any LightningModule with automatic optimization.
+
+While the weight is positive the callback runs the teachers of the step, reads the student's rows,
+and mixes the two losses; once the weight is zero for good the module has its own `training_step`
+back and the teachers are freed, so that a step costs what it costs without the callback.
+
+    Trainer(max_steps=5_000, callbacks=[DistillationCallback(["teacher.ckpt"],
+    student_logits="net")])
+
+Which teacher runs at a step, and with which weight, is a function of the optimizer step alone; the
+callback never draws from a generator.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from rrr_lightning.callbacks._horizon import count_steps, require_bound
+from rrr_lightning.callbacks._probe import TeacherProbe
+from rrr_lightning.callbacks._splice import RowCapture, StepSplice
+from rrr_lightning.callbacks._step import DistilledStep
+from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.distillation.pool import TeacherPool
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.distillation.schema import RowSchema, check_schema
+from rrr_lightning.distillation.teacher import Precision, Teacher
+from rrr_lightning.errors import InputError
+from rrr_lightning.models.base import StudentModule
+from rrr_lightning.teachers import load_teacher
+
+DEFAULT_SCHEDULE = DistillationSchedule()
+DEFAULT_POOL = TeacherPool()
+_HELD_IN: dict[str, Precision] = {
+    "bf16-mixed": "bf16",
+    "bf16-true": "bf16",
+    "16-mixed": "16",
+    "16-true": "16",
+}
+
+
+class DistillationCallback(Callback):
+    """Trains the module with frozen teachers until the distillation weight has annealed to zero.
+
+    `loss = (1 - w) * task loss + w * distillation loss`, with `w` from `schedule` at the fraction
+    of optimizer steps done. Logs `train/task_loss`, `train/distillation_loss`,
+    `train/distillation_weight`, `train/agreement` (share of rows where student and teachers have
+    the same top class) and, where one teacher is drawn per step, its number as `train/teacher`.
+
+    Args:
+        teachers: Teacher specs (see `docs/teachers.md`) or networks; at least one. Networks handed
+            in as objects are used in place and given back as they were.
+        loss: A module `(student rows [N, C], teacher rows [N, C]) -> scalar mean over rows`;
+            `KLDivergence(temperature=4.0)` where it is None.
+        schedule: When distillation is on, and how strongly.
+        pool: Which teachers run at a step, and how several are combined.
+        student_logits: Name of the sub-module whose output is the student's rows, for example
+            `net.head`. Not needed for this library's modules, nor where `training_step` returns
+            `{"loss", "logits"}`.
+        teacher_inputs: From the batch to the input of a teacher without `rows(batch)`: a tensor, a
+            tuple of arguments or a dict of keyword arguments. By default a teacher is called like
+            the student: with the first element of a tuple batch, or a dict batch without its
+            labels.
+        teacher_precision: What the teachers' matrix weights are held and run in. By default
+            teachers loaded from specs follow the trainer's precision, and networks handed in stay
+            as they are.
+        teacher_min_accuracy: Refuse, before step 1, a teacher with a lower accuracy, in [0, 1], on
+            a validation batch (on the first training batch where no sanity check runs).
+        allow_teacher_change: Resume although the checkpoint was written with other teachers.
+
+    Raises:
+        InputError: For anything about the teachers, the student or the trainer that would make the
+            run wrong; always before the first optimizer step.
+
+    Source: arXiv 2211.00683 (random teacher per step, distillation in a part of training only).
+    """
+
+    def __init__(
+        self,
+        teachers: list[str | dict] | str | None = None,  # type: ignore[type-arg]
+        loss: nn.Module | None = None,
+        schedule: DistillationSchedule = DEFAULT_SCHEDULE,
+        pool: TeacherPool = DEFAULT_POOL,
+        student_logits: str | None = None,
+        teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_precision: Precision | None = None,
+        teacher_min_accuracy: float | None = None,
+        allow_teacher_change: bool = False,
+    ) -> None:
+        specs: list[Any] = (
+            [teachers] if isinstance(teachers, str | nn.Module) else list(teachers or [])
+        )
+        if not specs:
+            raise InputError(
+                "there is no teacher",
+                key="distillation.teachers",
+                found=teachers if teachers is not None else "none",
+                accepted="at least one checkpoint, spec or network",
+            )
+        if teacher_precision not in (None, *get_args(Precision)):
+            raise InputError(
+                "unknown precision",
+                key="distillation.teacher_precision",
+                found=teacher_precision,
+                accepted=f"null or one of {', '.join(get_args(Precision))}",
+            )
+        if teacher_min_accuracy is not None and not 0 <= teacher_min_accuracy <= 1:
+            raise InputError(
+                "out of range",
+                key="distillation.teacher_min_accuracy",
+                found=teacher_min_accuracy,
+                accepted="a fraction in [0, 1]",
+            )
+        pool.check(len(specs))
+        self.specs = specs
+        self.loss = KLDivergence(temperature=4.0) if loss is None else loss
+        self.schedule = schedule
+        self.pool = pool
+        self.student_logits = student_logits
+        self.teacher_inputs = teacher_inputs
+        self.teacher_precision = teacher_precision
+        self.teacher_min_accuracy = teacher_min_accuracy
+        self.allow_teacher_change = allow_teacher_change
+        self.teachers: list[Teacher] = []
+        self._fingerprints: list[str] = []
+        self._columns: int | None = None
+        self._total_steps = 0
+        self._probe: TeacherProbe | None = None
+        self._capture: RowCapture | None = None
+        self._step: DistilledStep | None = None
+        self._splice: StepSplice | None = None
+
+    # ------------------------------------------------------------------------------ before step 1
+
+    def load(self, module: LightningModule) -> None:
+        """Loads the teachers and holds them against the student; does nothing when they are loaded.
+
+        Called by `setup`; the command line calls it earlier, before any folder is made.
+        """
+        if self.teachers:
+            return
+        student = module.schema() if isinstance(module, StudentModule) else RowSchema()
+        teachers = []
+        for number, spec in enumerate(self.specs):
+            key = f"distillation.teachers[{number}]"
+            teacher = load_teacher(spec, key=key, inputs=self.teacher_inputs)
+            check_schema(student, teacher.schema, key)
+            teacher.match(student)
+            rank_zero_info(f"{key}: {teacher.name}, SHA-256 {teacher.fingerprint()}")
+            teachers.append(teacher)
+        self.teachers = teachers
+        self._fingerprints = [teacher.fingerprint() for teacher in teachers]
+        self._columns = student.columns
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks the module and the trainer, and loads the teachers, for `fit` alone."""
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
+            raise InputError(
+                "the loss of a module with manual optimization is out of a callback's reach",
+                key="automatic_optimization",
+                found=False,
+                accepted="True",
+            )
+        require_bound(trainer)
+        self.load(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Places the teachers, wraps the step and finds the student's rows."""
+        name = self.student_logits or getattr(pl_module, "student_logits", None)
+        if name is not None:
+            self._capture = RowCapture(pl_module, name)
+        for teacher in self.teachers:
+            teacher.place(trainer.strategy.root_device, self._precision(trainer, teacher))
+        self.loss.to(trainer.strategy.root_device)
+        self._probe = TeacherProbe(self.teachers, self._columns, self.teacher_min_accuracy)
+        self._step = DistilledStep(
+            trainer, pl_module, self.teachers, self.loss, self.schedule, self.pool, self._capture
+        )
+        self._splice = StepSplice(pl_module, self._step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fixes the number of steps that fractions of training refer to."""
+        self._total_steps = count_steps(trainer)
+        if self._step is not None:
+            self._step.total_steps = self._total_steps
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
+    ) -> None:
+        """Tries the teachers on the first validation batch, which the sanity check brings."""
+        if self._probe is not None and self.teachers:
+            self._probe.run(trainer, batch)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes everything away once the weight is zero for good."""
+        if self._splice is None:
+            return
+        if self.schedule.is_over(trainer.global_step, self._total_steps):
+            self._release(f"distillation is over at step {trainer.global_step}")
+        elif self._probe is not None:
+            self._probe.run(trainer, batch)
+
+    # ------------------------------------------------------------------------------ every step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs here, so that the keys never collide with those that a foreign step logs itself."""
+        if self._step is not None:
+            for name, value in self._step.take_log().items():
+                pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+
+    # ------------------------------------------------------------------------------ the end
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leaves no trace on the module."""
+        if stage == "fit":
+            self._release("distillation ends with the run")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leaves no trace on the module either; `teardown` is not called after an exception."""
+        self._release("distillation ends with an exception")
+
+    def _release(self, why: str) -> None:
+        if self._splice is not None:
+            self._splice.remove()
+        if self._capture is not None:
+            self._capture.remove()
+        self._probe = self._capture = self._step = self._splice = None
+        if not self.teachers:
+            return
+        released = sum(teacher.release() for teacher in self.teachers)
+        self.teachers = []
+        gc.collect()  # a compiled network survives in reference cycles until then
+        rank_zero_info(f"{why}: released {released / 2**20:.1f} MiB of teachers")
+
+    # ------------------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run is held against; plain types, no weights."""
+        return {
+            "seed": self.pool.seed,
+            "total_steps": self._total_steps,
+            "teachers": list(self._fingerprints),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with other teachers or another draw than the checkpoint's."""
+        if state_dict["seed"] != self.pool.seed:
+            raise InputError(
+                "differs from the checkpoint's, which would change the draw of teachers",
+                key="distillation.pool.seed",
+                found=self.pool.seed,
+                accepted=str(state_dict["seed"]),
+            )
+        if self.allow_teacher_change or state_dict["teachers"] == self._fingerprints:
+            return
+        raise InputError(
+            "the teachers are not those of the checkpoint",
+            key="distillation.teachers",
+            found=[sha256[:12] for sha256 in self._fingerprints],
+            accepted=f"SHA-256 {[sha256[:12] for sha256 in state_dict['teachers']]},"
+            " or distillation.allow_teacher_change=true",
+        )
+
+    def _precision(self, trainer: Trainer, teacher: Teacher) -> Precision | None:
+        if self.teacher_precision is not None or not teacher.owned:
+            return self.teacher_precision
+        return _HELD_IN.get(str(trainer.precision))

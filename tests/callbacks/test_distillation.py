@@ -1,0 +1,488 @@
+"""Invariants of the callback in a module that knows nothing of this library."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.compile import from_compiled
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.distillation.pool import TeacherPool
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.errors import InputError
+from tests.callbacks.foreign import (
+    CLASSES,
+    DictForeign,
+    Foreign,
+    counted_forwards,
+    fit,
+    make_data,
+    make_module,
+    make_teacher,
+    make_trainer,
+    weights,
+)
+
+
+def distil(teachers: Any, **kwargs: Any) -> DistillationCallback:
+    schedule = DistillationSchedule(**kwargs.pop("schedule", {}))
+    kwargs.setdefault("student_logits", "net")
+    return DistillationCallback(teachers, schedule=schedule, **kwargs)
+
+
+# ------------------------------------------------------------------------------ off is free
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}]
+)
+def test_weight_zero_is_bit_equal_to_no_callback(options: dict[str, Any]) -> None:
+    plain, distilled = make_module(dropout=0.3), make_module(dropout=0.3)
+    fit(plain, **options)
+    fit(distilled, distil([make_teacher(dropout=0.3)], schedule={"weight": 0.0}), **options)
+    assert torch.equal(weights(plain), weights(distilled))
+    assert plain.losses == distilled.losses
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}]
+)
+def test_before_a_late_window_is_bit_equal_to_no_callback(options: dict[str, Any]) -> None:
+    plain, distilled = make_module(dropout=0.3), make_module(dropout=0.3)
+    fit(plain, **options)
+    fit(distilled, distil([make_teacher()], schedule={"start": 0.5, "until": 0.9}), **options)
+    # the gradients of the optimizer steps 0 to 3, then the window opens
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(plain.gradients[:4], distilled.gradients[:4], strict=True)
+    )
+    assert not torch.equal(plain.gradients[4], distilled.gradients[4])
+
+
+class Watch(Callback):
+    """Notes, per step, whether the module still carries the wrapper."""
+
+    def __init__(self) -> None:
+        self.wrapped: list[bool] = []
+        self.hooks: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.wrapped.append("training_step" in pl_module.__dict__)
+        self.hooks.append(len(pl_module.net._forward_hooks))
+
+
+def test_after_until_nothing_is_left() -> None:
+    module, teacher, watch = make_module(), make_teacher(), Watch()
+    callback = distil([teacher], schedule={"until": 0.5})
+    with counted_forwards(teacher) as calls:
+        fit(module, watch, callback)
+    assert len(calls) == 1 + 4  # the probe on the first batch, then steps 0 to 3
+    assert not any(calls), "a teacher ran in training mode"
+    assert watch.wrapped == [True] * 4 + [False] * 4
+    assert watch.hooks == [1] * 4 + [0] * 4
+    assert callback.teachers == []
+
+
+def test_skipped_steps_run_no_teacher() -> None:
+    teacher = make_teacher()
+    with counted_forwards(teacher) as calls:
+        fit(make_module(), distil([teacher], schedule={"until": 1.0, "every_n_steps": 4}))
+    assert len(calls) == 1 + 2
+
+
+def test_release_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        fit(make_module(), distil([make_teacher()]))
+    assert "distillation is over at step 4: released" in caplog.text
+    assert "SHA-256" in caplog.text
+
+
+# ------------------------------------------------------------------------------ the mathematics
+
+
+def test_the_loss_is_the_weighted_sum() -> None:
+    module, teacher = make_module(), make_teacher()
+    inputs, labels = make_data()[:8]
+    task = nn.functional.cross_entropy(module.net(inputs), labels)
+    with torch.no_grad():
+        rows = teacher(inputs)
+    mixed = 0.3 * task + 0.7 * KLDivergence(temperature=2.0)(module.net(inputs), rows)
+    (expected,) = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(mixed, list(module.parameters()))])
+    ]
+    callback = distil(
+        [teacher], loss=KLDivergence(temperature=2.0), schedule={"weight": 0.7, "until": 1.0}
+    )
+    fit(module, callback, steps=1)
+    torch.testing.assert_close(module.gradients[0], expected)
+
+
+@pytest.mark.parametrize("combine", [None, "logits", "probabilities"])
+def test_ensemble_combines_as_told(combine: Any) -> None:
+    teachers = [make_teacher(seed) for seed in (1, 2, 3)]
+    module = make_module()
+    inputs, labels = make_data()[:8]
+    with torch.no_grad():
+        rows = [teacher(inputs) for teacher in teachers]
+    if combine == "logits":
+        probabilities = torch.stack(rows).mean(0).div(4).softmax(1)
+    else:
+        probabilities = torch.stack([r.div(4).softmax(1) for r in rows]).mean(0)
+    student = module.net(inputs)
+    divergence = (probabilities * (probabilities.log() - student.div(4).log_softmax(1))).sum(1)
+    mixed = 0.1 * nn.functional.cross_entropy(student, labels) + 0.9 * 16 * divergence.mean()
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(mixed, list(module.parameters()))]
+    )
+    fit(module, distil(teachers, pool=TeacherPool(per_step="all", combine=combine)), steps=1)
+    torch.testing.assert_close(module.gradients[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_teacher_runs_per_step_and_its_number_is_logged() -> None:
+    teachers = [make_teacher(seed) for seed in range(4)]
+    pool = TeacherPool(seed=5)
+    logged: list[float] = []
+
+    class Read(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            logged.append(float(trainer.callback_metrics["train/teacher"]))
+
+    fit(make_module(), distil(teachers, pool=pool, schedule={"until": 1.0}), Read(), steps=20)
+    assert logged == [pool.draw(step, 4)[0] for step in range(20)]
+
+
+@pytest.mark.parametrize("cls", [Foreign, DictForeign])
+@pytest.mark.parametrize("micro_batch", [16, 8, 4])
+def test_the_gradient_does_not_depend_on_the_split(cls: type[Foreign], micro_batch: int) -> None:
+    whole, split = make_module(cls), make_module(cls)
+    teachers = [make_teacher(seed) for seed in range(3)]
+    named = None if cls is DictForeign else "net"
+    for module, size in ((whole, 16), (split, micro_batch)):
+        callback = distil(teachers, student_logits=named, schedule={"until": 1.0})
+        fit(module, callback, batch_size=size, accumulate_grad_batches=16 // size, steps=4)
+    for one, other in zip(whole.gradients, split.gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # float32, sums reordered
+
+
+def test_logged_keys_and_values() -> None:
+    module = make_module()
+    trainer = fit(module, distil([make_teacher()], schedule={"until": 1.0}), steps=4)
+    metrics = trainer.callback_metrics
+    assert {
+        "train/task_loss",
+        "train/distillation_loss",
+        "train/distillation_weight",
+        "train/teacher",
+        "train/agreement",
+    } <= set(metrics)
+    assert float(metrics["train/distillation_weight"]) == pytest.approx(0.9 * (1 - 3 / 4))
+    assert float(metrics["train/task_loss"]) == pytest.approx(module.losses[-1])
+    assert 0 <= float(metrics["train/agreement"]) <= 1
+
+
+# ------------------------------------------------------------------------------ kinds of modules
+
+
+class OneArgument(Foreign):
+    def training_step(self, batch: Any) -> Any:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+class Sometimes(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx % 2 else super().training_step(batch, batch_idx)
+
+
+class ManyCalls(Foreign):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("cls", [OneArgument, Sometimes, ManyCalls])
+def test_unusual_steps_learn_from_the_teacher(cls: type[Foreign]) -> None:
+    plain, distilled, teacher = make_module(cls), make_module(cls), make_teacher()
+    fit(plain)
+    with counted_forwards(teacher) as calls:
+        fit(distilled, distil([teacher], schedule={"until": 1.0}))
+    assert len(calls) > 1
+    assert not torch.equal(weights(plain), weights(distilled))
+
+
+def test_the_logits_are_taken_out_of_the_returned_dict() -> None:
+    seen: list[set[str]] = []
+
+    class Read(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any
+        ) -> None:
+            seen.append(set(outputs))
+
+    fit(make_module(DictForeign), distil([make_teacher()], student_logits=None), Read(), steps=2)
+    assert seen[0] == {"loss", "extra"}
+
+
+class Quiet(Foreign):
+    """Logs nothing: `self.log` inside a compiled module warns."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("what", ["inner network", "container", "module"])
+def test_compiled_students_get_the_same_gradients(what: str) -> None:
+    teacher = make_teacher()
+    eager, compiled = make_module(Quiet), make_module(Quiet)
+    fit(eager, distil([teacher], schedule={"until": 0.5}, student_logits="net.3"), steps=6)
+    target: Any = compiled
+    if what == "inner network":
+        compiled.net.compile(backend="eager")
+        name = "net"
+    elif what == "container":
+        compiled.net.compile(backend="eager")
+        name = "net.3"
+    else:
+        target, name = from_compiled(torch.compile(compiled, backend="eager")), "net.3"
+    fit(target, steps=1)  # compiled before the callback comes
+    compiled.load_state_dict(make_module(Quiet).state_dict())
+    compiled.gradients.clear()
+    before = dict(compiled.__dict__).get("training_step")
+    fit(target, distil([teacher], schedule={"until": 0.5}, student_logits=name), steps=6)
+    assert dict(compiled.__dict__).get("training_step") is before
+    assert "forward" not in compiled.net[3].__dict__
+    assert len(compiled.gradients) == 6
+    for one, other in zip(eager.gradients, compiled.gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# ------------------------------------------------------------------------------ no trace
+
+
+def test_checkpoints_and_parameters_know_nothing_of_the_teacher(tmp_path: Path) -> None:
+    plain, distilled = make_module(), make_module()
+    files = []
+    for name, module, extra in (
+        ("plain", plain, []),
+        ("distilled", distilled, [distil([make_teacher()], schedule={"until": 1.0})]),
+    ):
+        saver = ModelCheckpoint(tmp_path / name, filename="end", every_n_train_steps=4)
+        fit(module, saver, *extra, enable_checkpointing=True)
+        files.append(torch.load(tmp_path / name / "end.ckpt", weights_only=True))
+    assert files[0]["state_dict"].keys() == files[1]["state_dict"].keys()
+    names = [[name for name, _ in module.named_parameters()] for module in (plain, distilled)]
+    assert names[0] == names[1]
+    (state,) = [v for k, v in files[1]["callbacks"].items() if "Distillation" in k]
+    assert state["total_steps"] == 8
+    assert all(isinstance(value, str) and len(value) == 64 for value in state["teachers"])
+
+
+class Explodes(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2:
+            raise RuntimeError("the step failed")
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_exception_leaves_no_trace() -> None:
+    module, teacher = make_module(Explodes), make_teacher(dropout=0.1)
+    callback = distil([teacher])
+    with pytest.raises(RuntimeError, match="the step failed"):
+        fit(module, callback)
+    assert "training_step" not in module.__dict__
+    assert not module.net._forward_hooks
+    assert teacher.training
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert callback.teachers == []
+
+
+def test_objects_come_back_as_they_were_and_a_second_fit_uses_them_again() -> None:
+    module, teacher = make_module(), make_teacher(dropout=0.1)
+    teacher[0].weight.requires_grad_(False)
+    before = weights(teacher)
+    callback = distil([teacher])
+    for _ in range(2):
+        with counted_forwards(teacher) as calls:
+            fit(module, callback)
+        assert len(calls) == 5
+        assert teacher.training
+        assert not teacher[0].weight.requires_grad
+        assert teacher[0].bias.requires_grad
+        assert torch.equal(before, weights(teacher))
+
+
+def test_validate_loads_no_teacher() -> None:
+    class Validates(Foreign):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/x", self.net(batch[0]).mean())
+
+    callback = distil(["no/such/file.ckpt"])
+    trainer = make_trainer(callbacks=[callback])
+    trainer.validate(make_module(Validates), DataLoader(make_data(), batch_size=8), verbose=False)
+    assert callback.teachers == []
+
+
+# ------------------------------------------------------------------------------ resume
+
+
+def resume(tmp_path: Path, first: DistillationCallback, then: DistillationCallback) -> None:
+    saver = ModelCheckpoint(tmp_path, filename="at4", every_n_train_steps=4, save_top_k=-1)
+    fit(make_module(), saver, first, enable_checkpointing=True)
+    loader = DataLoader(make_data(), batch_size=8)
+    # the same saver: Lightning warns where a callback of the checkpoint is missing
+    trainer = make_trainer(steps=12, callbacks=[saver, then], enable_checkpointing=True)
+    trainer.fit(make_module(), loader, ckpt_path=tmp_path / "at4.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_resume_with_other_teachers_is_refused_unless_allowed(tmp_path: Path) -> None:
+    one, other = make_teacher(1), make_teacher(2)
+    resume(tmp_path / "same", distil([one]), distil([one]))
+    with pytest.raises(InputError, match=r"not those of the checkpoint.*allow_teacher_change"):
+        resume(tmp_path / "other", distil([one]), distil([other]))
+    resume(tmp_path / "allowed", distil([one]), distil([other], allow_teacher_change=True))
+    with pytest.raises(InputError, match=r"distillation\.pool\.seed: .*found 3; accepted: 0"):
+        resume(tmp_path / "seed", distil([one]), distil([one], pool=TeacherPool(seed=3)))
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+class Manual(Foreign):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Tuple(nn.Module):
+    def forward(self, inputs: Tensor) -> Any:
+        return inputs.sum(), inputs
+
+
+class Awkward(Foreign):
+    """Has sub-modules that run never, twice, without grad, and give a tuple or one column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = nn.Identity()
+        self.twice = nn.Identity()
+        self.detached = nn.Identity()
+        self.tuple = Tuple()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch[0])
+        self.twice(self.twice(logits))
+        self.detached(logits.detach())
+        self.tuple(logits)
+        return nn.functional.cross_entropy(logits, batch[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "no sub-module is named, and training_step returns no `logits`"),
+        ("nett", "no sub-module of this name; did you mean 'net'.*found 'nett'"),
+        ("never", "'never' ran never in one training step"),
+        ("twice", "'twice' ran 2 times in one training step"),
+        ("detached", "do not require grad"),
+        ("tuple", "bare tuple"),
+    ],
+)
+def test_bad_student_rows(name: str | None, message: str) -> None:
+    module = make_module(Awkward)
+    before = weights(module)
+    with pytest.raises(InputError, match=message) as error:
+        fit(module, distil([make_teacher()], student_logits=name))
+    assert str(error.value).startswith("distillation.student_logits: ")
+    assert torch.equal(before, weights(module)), "a step was taken"
+    assert "training_step" not in module.__dict__
+
+
+class Wrong(nn.Module):
+    def __init__(self, columns: int, value: float = 0.0) -> None:
+        super().__init__()
+        self.columns, self.value = columns, value
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.full((len(inputs), self.columns), self.value)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (Wrong(1), "single column"),
+        (Wrong(CLASSES + 1), rf"found {CLASSES + 1}; accepted: {CLASSES}"),
+        (Wrong(CLASSES, math.nan), "NaN"),
+    ],
+)
+def test_bad_teacher_rows(teacher: nn.Module, message: str) -> None:
+    module = make_module()
+    before = weights(module)
+    with pytest.raises(InputError, match=message):
+        fit(module, distil([make_teacher(), teacher]))
+    assert torch.equal(before, weights(module)), "a step was taken"
+
+
+def test_manual_optimization_is_refused() -> None:
+    with pytest.raises(InputError, match="manual optimization"):
+        fit(make_module(Manual), distil([make_teacher()]))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"max_time": {"minutes": 5}}])
+def test_an_unbounded_run_is_refused(bounds: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no bound"):
+        fit(make_module(), distil([make_teacher()]), steps=-1, **bounds)
+
+
+def test_epochs_times_batches_bound_a_run() -> None:
+    callback = distil([make_teacher()])
+    fit(make_module(), callback, steps=-1, max_epochs=3, accumulate_grad_batches=3)
+    assert callback.state_dict()["total_steps"] == 3 * 3  # ceil(8 batches / 3) in each of 3 epochs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teachers": []}, r"distillation\.teachers: there is no teacher"),
+        ({"teachers": None}, r"distillation\.teachers: there is no teacher"),
+        ({"teachers": "a", "pool": TeacherPool(per_step=2)}, r"distillation\.pool\.per_step"),
+        ({"teachers": "a", "teacher_min_accuracy": 1.5}, "teacher_min_accuracy: out of range"),
+        ({"teachers": "a", "teacher_precision": "64"}, "teacher_precision"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DistillationCallback(**arguments)
+
+
+def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:
+    useless = Wrong(CLASSES)
+    with pytest.raises(InputError, match=r"right on .*% of 8 rows; accepted: at least 90\.0%"):
+        fit(make_module(), distil([useless], teacher_min_accuracy=0.9))
+    fit(make_module(), distil([useless]))
+    assert "no better than chance" in caplog.text
+    caplog.clear()
+
+    class Oracle(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs[:, :CLASSES]
+
+    fit(make_module(), distil([Oracle()], teacher_min_accuracy=0.9))
+    assert "no better than chance" not in caplog.text
+
+
+def test_teacher_inputs_are_used() -> None:
+    teacher = make_teacher()
+    seen: list[Tensor] = []
+    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    fit(make_module(), distil([teacher], teacher_inputs=lambda batch: -batch[0]), steps=1)
+    assert torch.equal(seen[-1], -make_data()[:8][0])
