@@ -11,6 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.schedule import DistillationSchedule
+
 CLASSES = 5
 FEATURES = 8
 
@@ -102,3 +105,9 @@ def counted_forwards(network: nn.Module) -> Iterator[list[bool]]:
 
 def weights(module: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def distil(teachers: Any, **kwargs: Any) -> DistillationCallback:
+    schedule = DistillationSchedule(**kwargs.pop("schedule", {}))
+    kwargs.setdefault("student_logits", "net")
+    return DistillationCallback(teachers, schedule=schedule, **kwargs)

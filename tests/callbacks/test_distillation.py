@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,18 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.compile import from_compiled
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.pool import TeacherPool
-from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
-    CLASSES,
     DictForeign,
     Foreign,
     counted_forwards,
+    distil,
     fit,
     make_data,
     make_module,
@@ -31,13 +28,6 @@ from tests.callbacks.foreign import (
     make_trainer,
     weights,
 )
-
-
-def distil(teachers: Any, **kwargs: Any) -> DistillationCallback:
-    schedule = DistillationSchedule(**kwargs.pop("schedule", {}))
-    kwargs.setdefault("student_logits", "net")
-    return DistillationCallback(teachers, schedule=schedule, **kwargs)
-
 
 # ------------------------------------------------------------------------------ off is free
 
@@ -189,81 +179,6 @@ def test_logged_keys_and_values() -> None:
     assert 0 <= float(metrics["train/agreement"]) <= 1
 
 
-# ------------------------------------------------------------------------------ kinds of modules
-
-
-class OneArgument(Foreign):
-    def training_step(self, batch: Any) -> Any:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-
-class Sometimes(Foreign):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return None if batch_idx % 2 else super().training_step(batch, batch_idx)
-
-
-class ManyCalls(Foreign):
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
-
-
-@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
-@pytest.mark.parametrize("cls", [OneArgument, Sometimes, ManyCalls])
-def test_unusual_steps_learn_from_the_teacher(cls: type[Foreign]) -> None:
-    plain, distilled, teacher = make_module(cls), make_module(cls), make_teacher()
-    fit(plain)
-    with counted_forwards(teacher) as calls:
-        fit(distilled, distil([teacher], schedule={"until": 1.0}))
-    assert len(calls) > 1
-    assert not torch.equal(weights(plain), weights(distilled))
-
-
-def test_the_logits_are_taken_out_of_the_returned_dict() -> None:
-    seen: list[set[str]] = []
-
-    class Read(Callback):
-        def on_train_batch_end(
-            self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any
-        ) -> None:
-            seen.append(set(outputs))
-
-    fit(make_module(DictForeign), distil([make_teacher()], student_logits=None), Read(), steps=2)
-    assert seen[0] == {"loss", "extra"}
-
-
-class Quiet(Foreign):
-    """Logs nothing: `self.log` inside a compiled module warns."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-
-@pytest.mark.parametrize("what", ["inner network", "container", "module"])
-def test_compiled_students_get_the_same_gradients(what: str) -> None:
-    teacher = make_teacher()
-    eager, compiled = make_module(Quiet), make_module(Quiet)
-    fit(eager, distil([teacher], schedule={"until": 0.5}, student_logits="net.3"), steps=6)
-    target: Any = compiled
-    if what == "inner network":
-        compiled.net.compile(backend="eager")
-        name = "net"
-    elif what == "container":
-        compiled.net.compile(backend="eager")
-        name = "net.3"
-    else:
-        target, name = from_compiled(torch.compile(compiled, backend="eager")), "net.3"
-    fit(target, steps=1)  # compiled before the callback comes
-    compiled.load_state_dict(make_module(Quiet).state_dict())
-    compiled.gradients.clear()
-    before = dict(compiled.__dict__).get("training_step")
-    fit(target, distil([teacher], schedule={"until": 0.5}, student_logits=name), steps=6)
-    assert dict(compiled.__dict__).get("training_step") is before
-    assert "forward" not in compiled.net[3].__dict__
-    assert len(compiled.gradients) == 6
-    for one, other in zip(eager.gradients, compiled.gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 # ------------------------------------------------------------------------------ no trace
 
 
@@ -362,91 +277,9 @@ class Manual(Foreign):
         self.automatic_optimization = False
 
 
-class Tuple(nn.Module):
-    def forward(self, inputs: Tensor) -> Any:
-        return inputs.sum(), inputs
-
-
-class Awkward(Foreign):
-    """Has sub-modules that run never, twice, without grad, and give a tuple or one column."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.never = nn.Identity()
-        self.twice = nn.Identity()
-        self.detached = nn.Identity()
-        self.tuple = Tuple()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        logits = self.net(batch[0])
-        self.twice(self.twice(logits))
-        self.detached(logits.detach())
-        self.tuple(logits)
-        return nn.functional.cross_entropy(logits, batch[1])
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (None, "no sub-module is named, and training_step returns no `logits`"),
-        ("nett", "no sub-module of this name; did you mean 'net'.*found 'nett'"),
-        ("never", "'never' ran never in one training step"),
-        ("twice", "'twice' ran 2 times in one training step"),
-        ("detached", "do not require grad"),
-        ("tuple", "bare tuple"),
-    ],
-)
-def test_bad_student_rows(name: str | None, message: str) -> None:
-    module = make_module(Awkward)
-    before = weights(module)
-    with pytest.raises(InputError, match=message) as error:
-        fit(module, distil([make_teacher()], student_logits=name))
-    assert str(error.value).startswith("distillation.student_logits: ")
-    assert torch.equal(before, weights(module)), "a step was taken"
-    assert "training_step" not in module.__dict__
-
-
-class Wrong(nn.Module):
-    def __init__(self, columns: int, value: float = 0.0) -> None:
-        super().__init__()
-        self.columns, self.value = columns, value
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.full((len(inputs), self.columns), self.value)
-
-
-@pytest.mark.parametrize(
-    ("teacher", "message"),
-    [
-        (Wrong(1), "single column"),
-        (Wrong(CLASSES + 1), rf"found {CLASSES + 1}; accepted: {CLASSES}"),
-        (Wrong(CLASSES, math.nan), "NaN"),
-    ],
-)
-def test_bad_teacher_rows(teacher: nn.Module, message: str) -> None:
-    module = make_module()
-    before = weights(module)
-    with pytest.raises(InputError, match=message):
-        fit(module, distil([make_teacher(), teacher]))
-    assert torch.equal(before, weights(module)), "a step was taken"
-
-
 def test_manual_optimization_is_refused() -> None:
     with pytest.raises(InputError, match="manual optimization"):
         fit(make_module(Manual), distil([make_teacher()]))
-
-
-@pytest.mark.parametrize("bounds", [{}, {"max_time": {"minutes": 5}}])
-def test_an_unbounded_run_is_refused(bounds: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="no bound"):
-        fit(make_module(), distil([make_teacher()]), steps=-1, **bounds)
-
-
-def test_epochs_times_batches_bound_a_run() -> None:
-    callback = distil([make_teacher()])
-    fit(make_module(), callback, steps=-1, max_epochs=3, accumulate_grad_batches=3)
-    assert callback.state_dict()["total_steps"] == 3 * 3  # ceil(8 batches / 3) in each of 3 epochs
 
 
 @pytest.mark.parametrize(
@@ -462,22 +295,6 @@ def test_epochs_times_batches_bound_a_run() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DistillationCallback(**arguments)
-
-
-def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:
-    useless = Wrong(CLASSES)
-    with pytest.raises(InputError, match=r"right on .*% of 8 rows; accepted: at least 90\.0%"):
-        fit(make_module(), distil([useless], teacher_min_accuracy=0.9))
-    fit(make_module(), distil([useless]))
-    assert "no better than chance" in caplog.text
-    caplog.clear()
-
-    class Oracle(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs[:, :CLASSES]
-
-    fit(make_module(), distil([Oracle()], teacher_min_accuracy=0.9))
-    assert "no better than chance" not in caplog.text
 
 
 def test_teacher_inputs_are_used() -> None:
