@@ -171,17 +171,23 @@ class ImageClassifier(StudentModule):
             images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
         return images_BCHW
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        # Not `on_after_batch_transfer`: a data module may have its own, which would replace ours.
+        return self._view(super()._apply_batch_transfer_handler(batch, device, dataloader_idx))
+
+    def _view(self, batch: Any) -> Any:
         """Normalises images, and mixes them in training: one view for student and teacher."""
         if not isinstance(batch, list | tuple):
             return self.prepare(batch)
         images_BCHW, labels = self.prepare(batch[0]), batch[1]
-        if self.mixup_alpha > 0 and self.trainer.training:
-            # The loop counts the batch only after this hook: so far, `ready` is its index.
-            batch_idx = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            key = (self.seed, "mix-up", *micro_step(self.trainer, batch_idx))
-            return mix_up(images_BCHW, labels, self.num_classes, self.mixup_alpha, *key)
-        return images_BCHW, labels
+        if self.mixup_alpha == 0 or not self.trainer.training:
+            return images_BCHW, labels
+        # The loop counts a batch only after it has arrived: so far, `ready` is its index.
+        batch_idx = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        key = (self.seed, "mix-up", *micro_step(self.trainer, batch_idx))
+        return mix_up(images_BCHW, labels, self.num_classes, self.mixup_alpha, *key)
 
     # ------------------------------------------------------------------------------ steps
 
