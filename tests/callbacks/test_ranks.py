@@ -1,0 +1,103 @@
+"""Two ranks, split batches and compilation change neither the gradient nor the draw of teachers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.pool import TeacherPool
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from tests.data.toy import Notes, NumberedData, make_trainer
+
+STEPS = 6
+
+
+class Net(Notes):
+    """A network whose rows are a sub-module's output; notes each optimizer step's gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: list[Tensor] = []
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.gradients.append(torch.cat([p.grad.flatten() for p in self.parameters()]))
+
+
+def make_teachers(count: int = 4) -> list[nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        return [nn.Linear(6, 3) for _ in range(count)]
+
+
+class Leave(Callback):
+    """Writes what this rank drew, and the gradients, when training ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.drawn: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if "train/teacher" in trainer.callback_metrics:
+            self.drawn.append(float(trainer.callback_metrics["train/teacher"]))
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        note = {"drawn": self.drawn, "gradients": module.gradients}
+        torch.save(note, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def run(folder: Path, ranks: int, compiled: bool = False, **data: Any) -> list[dict[str, Any]]:
+    folder.mkdir()
+    callback = DistillationCallback(
+        make_teachers(),
+        schedule=DistillationSchedule(until=0.8),
+        pool=TeacherPool(per_rank=data.pop("per_rank", False)),
+        student_logits="net",
+    )
+    module = Net()
+    if compiled:
+        module.net.compile(backend="eager")
+    devices = {"devices": 2, "strategy": "ddp_fork"} if ranks == 2 else {}
+    trainer = make_trainer(
+        folder, STEPS, callbacks=[callback, Leave(folder)], log_every_n_steps=1, **devices
+    )
+    trainer.fit(module, datamodule=NumberedData(**data))
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+def assert_same_gradients(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert len(one["gradients"]) == STEPS
+    for left, right in zip(one["gradients"], other["gradients"], strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)  # float32, sums reordered
+
+
+@pytest.mark.parametrize("micro_batch_size", [6, 3])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_split_batches(tmp_path: Path, micro_batch_size: int, compiled: bool) -> None:
+    (whole,) = run(tmp_path / "whole", 1)
+    (split,) = run(tmp_path / "split", 1, compiled, micro_batch_size=micro_batch_size)
+    assert_same_gradients(whole, split)
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_two_ranks(tmp_path: Path, micro_batch_size: int | None) -> None:
+    (alone,) = run(tmp_path / "alone", 1)
+    ranks = run(tmp_path / "ranks", 2, micro_batch_size=micro_batch_size)
+    for rank in ranks:
+        assert_same_gradients(alone, rank)
+        assert rank["drawn"][:: len(rank["drawn"]) // STEPS][:5] == alone["drawn"][:5]
+
+
+@pytest.mark.ddp
+def test_ranks_draw_for_themselves_where_told(tmp_path: Path) -> None:
+    left, right = run(tmp_path / "own", 2, per_rank=True)
+    assert left["drawn"] != right["drawn"]
+    assert all(
+        torch.equal(*pair) for pair in zip(left["gradients"], right["gradients"], strict=True)
+    )
