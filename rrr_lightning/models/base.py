@@ -182,10 +182,10 @@ class StudentModule(LightningModule, ABC):
         }
 
     def training_values(self) -> dict[str, Any]:
-        """Returns the optimizer and schedule values that a resumed run must share, by name."""
+        """Returns the values that a resumed run must share, by name: those that are in use."""
         if not self._schedules_itself():
-            return {}
-        names: tuple[str, ...] = ()
+            return {"seed": self.seed}
+        names: tuple[str, ...] = ("seed",)
         if self.optimizer_factory is None:
             names += self.optimizer_values
         if self.lr_scheduler_factory is None:
@@ -201,7 +201,7 @@ class StudentModule(LightningModule, ABC):
             del hyper_parameters[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on with other optimizer or schedule values; `max_steps` may grow."""
+        """Refuses to go on with another seed, optimizer or schedule; `max_steps` may grow."""
         resumes = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if not resumes or CHECKPOINT_KEY not in checkpoint:
             return

@@ -166,6 +166,7 @@ def test_an_extended_run_follows_the_longer_curve(tmp_path: Path) -> None:
     [
         ({"learning_rate": 0.5}, r"^learning_rate: differs from .*; found 0.5; accepted: 0.1 "),
         ({"weight_decay": 0.25}, r"^weight_decay: differs from .*; found 0.25; accepted: 3.05"),
+        ({"seed": 5}, r"^seed: differs from .*; found 5; accepted: 0 "),
         ({"momentum": 0.5}, r"^momentum: differs from .*; found 0.5; accepted: 0.875"),
         ({"warmup_steps": 2}, r"^warmup_steps: differs from .*; found 2; accepted: 1 "),
         ({"warmup_steps": None}, r"^warmup_steps: differs from .*; found 'none'; accepted: 1 "),
@@ -219,6 +220,7 @@ def test_a_factory_is_not_held_to_values_it_does_not_use(tmp_path: Path) -> None
     stored = torch.load(path, weights_only=True)
     assert "optimizer" not in stored["hyper_parameters"]
     assert set(stored[CHECKPOINT_KEY]["training"]) == {
+        "seed",
         "warmup_steps",
         "warmup_fraction",
         "max_steps",

@@ -64,7 +64,7 @@ def smooth(dropout: float = 0.0) -> dict[str, Any]:
 
 
 def classifier(network: Any = "cifar_resnet8", **kwargs: Any) -> ImageClassifier:
-    return ImageClassifier(network, CLASSES, **{"learning_rate": 0.1, **kwargs})
+    return ImageClassifier(network, CLASSES, **{"learning_rate": 0.1, "seed": 0, **kwargs})
 
 
 def make_trainer(steps: int = 4, **kwargs: Any) -> Trainer:
