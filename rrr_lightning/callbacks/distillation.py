@@ -144,18 +144,15 @@ class DistillationCallback(Callback):
         """
         if self.teachers:
             return
-        student = module.schema() if isinstance(module, StudentModule) else RowSchema()
         teachers = []
         for number, spec in enumerate(self.specs):
             key = f"distillation.teachers[{number}]"
             teacher = load_teacher(spec, key=key, inputs=self.teacher_inputs)
-            check_schema(student, teacher.schema, key)
-            teacher.match(student)
             rank_zero_info(f"{key}: {teacher.name}, SHA-256 {teacher.fingerprint()}")
             teachers.append(teacher)
+        self._columns = _match(module, teachers)
         self.teachers = teachers
         self._fingerprints = [teacher.fingerprint() for teacher in teachers]
-        self._columns = student.columns
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the module and the trainer, and loads the teachers, for `fit` alone."""
@@ -173,6 +170,8 @@ class DistillationCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Places the teachers, wraps the step and finds the student's rows."""
+        # Again, as the data module may have told the module its class names since.
+        self._columns = _match(pl_module, self.teachers)
         name = self.student_logits or getattr(pl_module, "student_logits", None)
         if name is not None:
             self._capture = RowCapture(pl_module, name)
@@ -278,3 +277,12 @@ class DistillationCallback(Callback):
         if self.teacher_precision is not None or not teacher.owned:
             return self.teacher_precision
         return _HELD_IN.get(str(trainer.precision))
+
+
+def _match(module: LightningModule, teachers: list[Teacher]) -> int | None:
+    """Holds teachers against the student's classes or vocabulary; returns the number of columns."""
+    student = module.schema() if isinstance(module, StudentModule) else RowSchema()
+    for teacher in teachers:
+        check_schema(student, teacher.schema, teacher.key)
+        teacher.match(student)
+    return student.columns

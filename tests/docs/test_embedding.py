@@ -1,0 +1,43 @@
+"""The page on embedding is run as it stands, and its promise of at most five lines is counted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
+LIGHTNING = ["lightning.pytorch", "pytorch_lightning"]
+
+
+def block(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_at_most_five_lines_are_added() -> None:
+    # the trainer's call is one statement on two lines
+    after = block("after").replace("Trainer(\n    ", "Trainer(").replace("]\n)", "])")
+    lines = difflib.ndiff(block("before").splitlines(), after.splitlines())
+    assert 0 < sum(line.startswith("+ ") and line != "+ " for line in lines) <= 5
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+@pytest.mark.parametrize("package", LIGHTNING)
+def test_the_project_runs(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    teacher = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    torch.save(teacher.state_dict(), "teacher.pt")
+    names: dict[str, object] = {}
+    exec(block(name).replace("lightning.pytorch", package), names)
+    metrics = names["trainer"].callback_metrics  # type: ignore[attr-defined]
+    assert "loss" in metrics
+    assert ("train/distillation_weight" in metrics) == (name == "after")
