@@ -63,6 +63,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         self.seed = seed
         self._sets: tuple[KeyedSet, KeyedSet] | None = None
         self._batches: KeyedBatches | None = None
+        self._loaders: list[BatchLoader] = []
         self._trainer_settings: dict[str, Any] = {}
 
     @abstractmethod
@@ -129,18 +130,23 @@ class KeyedDataModule(LightningDataModule, ABC):
         return self._loader(dataset, ShardedBatches(len(dataset), size, world_size, rank))
 
     def teardown(self, stage: str) -> None:
-        """Gives the trainer back the settings that `setup` changed."""
+        """Ends the workers and gives the trainer back the settings that `setup` changed."""
+        while self._loaders:
+            self._loaders.pop().close()
         for name, value in self._trainer_settings.items():
             setattr(self.trainer, name, value)
         self._trainer_settings = {}
 
     def on_exception(self, exception: BaseException) -> None:
-        """Gives the trainer back the settings that `setup` changed."""
+        """Does the same as `teardown`, which is not called then."""
         self.teardown("fit")
 
     def _loader(self, dataset: KeyedSet, batches: Sampler[Any]) -> BatchLoader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return BatchLoader(dataset, batches, self.num_workers, pin=on_cuda)
+        if self.trainer is None:
+            return BatchLoader(dataset, batches, self.num_workers, pin=False)
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        self._loaders.append(BatchLoader(dataset, batches, self.num_workers, pin=on_cuda))
+        return self._loaders[-1]
 
     def _replicas(self) -> tuple[int, int]:
         shares = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
