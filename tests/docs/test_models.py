@@ -23,7 +23,7 @@ def test_the_script_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     names: dict[str, object] = {}
     exec(found.group(1), names)
     metrics = names["trainer"].callback_metrics  # type: ignore[attr-defined]
-    assert metrics["val/accuracy"] > 0.8
+    assert metrics["val/accuracy"] > 0.6  # a third by chance
     loaded = ImageClassifier.load_from_checkpoint("classifier.ckpt")
     assert torch.equal(loaded.network.head.weight, names["model"].network.head.weight)  # type: ignore[attr-defined]
 
