@@ -15,7 +15,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,13 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
     Raises:
         InputError: As `read_checkpoint`, or no state dict is found.
     """
-    content = read_checkpoint(path, key)
+    return state_dict_in(read_checkpoint(path, key), path, key)
+
+
+def state_dict_in(
+    content: Mapping[str, Any], path: str | Path, key: str | None = None
+) -> dict[str, Tensor]:
+    """Returns the state dict in what `read_checkpoint` read from a path; see `read_state_dict`."""
     for nest in ((), *_NESTS):
         inner: Any = content
         for name in nest:
@@ -141,19 +147,31 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str) -
     ]
     unexpected = [name for name in given if name not in expected]
     missing = _missing(expected, given)
-    if missing or unexpected or shapes:
-        differences = {
-            "missing": missing,
-            "unexpected": unexpected,
-            "of another shape": shapes,
-        }
-        parts = [
-            f"{len(names)} {what} ({_some(names)})" for what, names in differences.items() if names
-        ]
+    differences = describe_differences(missing, unexpected, shapes)
+    if differences:
         closest = f"closest prefix {prefix!r}, with {hits} of {len(expected)} keys"
-        parts.append(closest if hits else "none of the network's keys is in the file")
-        raise InputError("the weights do not fit the network: " + "; ".join(parts), key=where)
+        raise InputError(
+            f"the weights do not fit the network: {differences}; "
+            + (closest if hits else "none of the network's keys is in the file"),
+            key=where,
+        )
     network.load_state_dict(given, strict=False)  # what strict would add has been checked
+
+
+def describe_differences(
+    missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]
+) -> str:
+    """Returns how weights and network differ, a few names of each kind; empty if they do not.
+
+    >>> describe_differences(["fc.bias"], [], [])
+    '1 missing (fc.bias)'
+    """
+    differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+        for what, names in differences.items()
+        if names
+    )
 
 
 def _missing(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
@@ -185,11 +203,6 @@ def _closest_prefix(state: Iterable[str], expected: Mapping[str, Any]) -> tuple[
         hits.update(name[:start] for start in starts if name[start:] in expected)
     best = max(hits.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
     return best[0], best[1]
-
-
-def _some(names: Iterable[str], shown: int = 4) -> str:
-    listed = list(names)
-    return ", ".join(listed[:shown]) + (", …" if len(listed) > shown else "")
 
 
 def _unreadable(path: Path, error: Exception, head: bytes, key: str | None) -> InputError:

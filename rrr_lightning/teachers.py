@@ -1,0 +1,245 @@
+"""From a teacher spec to a `Teacher`: what a config or the command line may say, see the docs.
+
+    runs/r50/last.ckpt                              a checkpoint of this library
+    torchvision:resnet101?weights=IMAGENET1K_V2     published weights
+    torchvision:resnet18?checkpoint=a.pth&num_classes=10
+    timm:resnet50.a1_in1k                           if timm is installed
+    hf:bert-large-uncased                           a hub id or a local folder
+    {model: {class_path, init_args}, checkpoint: FILE}
+
+Nothing here draws from the student's random stream, and no file is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rrr_lightning.distillation.state_dicts import (
+    load_strictly,
+    read_checkpoint,
+    sha256_of,
+    state_dict_in,
+)
+from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher
+from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
+from rrr_lightning.models.hugging_face import load_hugging_face
+from rrr_lightning.models.pretrained import Pretrained, load_timm, load_torchvision
+
+_ACCEPTED = (
+    "a checkpoint file of this library, torchvision:NAME?weights=NAME, timm:NAME, "
+    "hf:ID_OR_FOLDER, a Hugging Face folder, or {model: {class_path, init_args}, checkpoint: FILE}"
+)
+_MAPPING_KEYS = ("model", "checkpoint", "mean", "std", "class_names")
+_QUERIES = {
+    "torchvision": ("weights", "checkpoint", "num_classes"),
+    "timm": ("weights", "checkpoint", "num_classes"),
+    "hf": (),
+}
+# Checkpoints name their class; only these are ever built from a file.
+_CLASSES = {"ImageClassifier": "rrr_lightning.models.image_classifier"}
+
+
+def load_teacher(
+    spec: str | Mapping[str, Any] | nn.Module | Teacher,
+    *,
+    key: str = "distillation.teachers[0]",
+    inputs: Callable[[Any], Any] | None = None,
+) -> Teacher:
+    """Loads a teacher on the CPU; networks given as objects are wrapped and stay their owner's.
+
+    Args:
+        spec: A string or a mapping as in the module's text, a network, or a `Teacher`.
+        key: The config key that the spec stands under, for messages.
+        inputs: From a batch to what the network takes; see `Teacher`.
+
+    Raises:
+        InputError: Whatever keeps the spec from becoming a whole and fitting teacher.
+    """
+    if isinstance(spec, Teacher):
+        return spec
+    if isinstance(spec, nn.Module):
+        schema = spec.schema() if isinstance(spec, StudentModule) else None
+        name = f"{type(spec).__name__} object"
+        return Teacher(spec, name=name, schema=schema, inputs=inputs, owned=False, key=key)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        if isinstance(spec, Mapping):
+            name, loaded = str(spec.get("checkpoint")), _load_mapping(spec, key)
+        elif isinstance(spec, str):
+            name, loaded = spec, _load_string(spec, key)
+        else:
+            raise InputError(
+                "no teacher spec", key=key, found=type(spec).__name__, accepted=_ACCEPTED
+            )
+    return Teacher(
+        loaded.network,
+        name=name,
+        schema=loaded.schema,
+        inputs=inputs or loaded.inputs,
+        sha256=loaded.sha256,
+        ledger=loaded.ledger,
+        key=key,
+    )
+
+
+def _load_string(spec: str, key: str) -> Pretrained:
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return _load_checkpoint(path, key)
+    kind, colon, rest = spec.partition(":")
+    if colon and kind in _QUERIES:
+        name, _, query = rest.partition("?")
+        return _load_named(kind, name, query, key)
+    if spec and path.is_dir():
+        if (path / "config.json").is_file():
+            return load_hugging_face(str(path), key)
+        raise InputError(
+            "a directory without config.json is no teacher", key=key, found=spec, accepted=_ACCEPTED
+        )
+    what = f"unknown kind of teacher{did_you_mean(kind, _QUERIES)}" if colon else "no such file"
+    raise InputError(what, key=key, found=spec, accepted=_ACCEPTED)
+
+
+def _load_named(kind: str, name: str, query: str, key: str) -> Pretrained:
+    values: dict[str, str] = {}
+    for part in query.split("&") if query else []:
+        parameter, _, value = part.partition("=")
+        if parameter not in _QUERIES[kind] or not value or parameter in values:
+            raise InputError(
+                f"cannot use this parameter{did_you_mean(parameter, _QUERIES[kind])}",
+                key=key,
+                found=part,
+                accepted=", ".join(f"{each}=…" for each in _QUERIES[kind]) or "none",
+            )
+        values[parameter] = value
+    if kind == "hf":
+        return load_hugging_face(name, key)
+    return (load_torchvision if kind == "torchvision" else load_timm)(name, values, key)
+
+
+def _load_checkpoint(path: Path, key: str) -> Pretrained:
+    content = read_checkpoint(path, key)
+    described = content.get(CHECKPOINT_KEY)
+    if not isinstance(described, Mapping) or not isinstance(described.get("arguments"), Mapping):
+        raise InputError(
+            f"{path} does not say which network its weights belong to",
+            key=key,
+            accepted="a checkpoint of this library, torchvision:NAME?checkpoint=FILE, or "
+            "{model: {class_path, init_args}, checkpoint: FILE}",
+        )
+    kind, arguments = str(described.get("class")), described["arguments"]
+    if kind not in _CLASSES:
+        raise InputError(
+            f"{path} holds a module of an unknown class",
+            key=key,
+            found=kind,
+            accepted=", ".join(_CLASSES),
+        )
+    if "network" in arguments and arguments["network"] is None:
+        raise InputError(
+            f"{path} was written by a module around a network object, so it does not say which",
+            key=key,
+            accepted="{model: {class_path, init_args}, checkpoint: FILE} with the network's class",
+        )
+    _refuse_other_classes(arguments, key)
+    try:
+        module = getattr(importlib.import_module(_CLASSES[kind]), kind)(**arguments)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
+    load_strictly(module, state_dict_in(content, path, key), key)
+    return Pretrained(
+        module, _stored_schema(described), sha256_of(path), ledger=described.get("ledger")
+    )
+
+
+def _refuse_other_classes(described: Any, key: str) -> None:
+    """Refuses class paths that lead to anything but networks: a file must not choose what runs."""
+    if isinstance(described, list | tuple):
+        for value in described:
+            _refuse_other_classes(value, key)
+    elif isinstance(described, Mapping):
+        for value in described.values():
+            _refuse_other_classes(value, key)
+        path = described.get("class_path")
+        if path is not None and not _is_network_class(str(path)):
+            raise InputError(
+                "the checkpoint names a class that is no network",
+                key=key,
+                found=path,
+                accepted="subclasses of torch.nn.Module that can be imported",
+            )
+
+
+def _is_network_class(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _stored_schema(described: Mapping[str, Any]) -> RowSchema:
+    stored = described.get("schema") or {}
+    labels, statistics = stored.get("labels"), stored.get("normalization")
+    return RowSchema(
+        columns=stored.get("columns"),
+        labels=None if labels is None else tuple(labels),
+        normalization=statistics and Normalization(statistics["mean"], statistics["std"]),
+        special_token_ids=stored.get("special_token_ids"),
+    )
+
+
+def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
+    from rrr_lightning.models.networks import build_network  # imports torchvision
+
+    for name in spec:
+        if name not in _MAPPING_KEYS:
+            raise InputError(
+                f"unknown key{did_you_mean(str(name), _MAPPING_KEYS)}",
+                key=key,
+                found=name,
+                accepted=", ".join(_MAPPING_KEYS),
+            )
+    if not isinstance(spec.get("model"), Mapping) or not isinstance(spec.get("checkpoint"), str):
+        raise InputError(
+            "a mapping needs a network and its weights",
+            key=key,
+            found=dict(spec),
+            accepted="{model: {class_path, init_args}, checkpoint: FILE}",
+        )
+    path = Path(spec["checkpoint"]).expanduser()
+    network = build_network(spec["model"], 0, key=f"{key}.model")
+    content = read_checkpoint(path, f"{key}.checkpoint")
+    load_strictly(network, state_dict_in(content, path, f"{key}.checkpoint"), key)
+    described = content.get(CHECKPOINT_KEY)
+    known = _stored_schema(described) if isinstance(described, Mapping) else RowSchema()
+    if isinstance(network, StudentModule) and described is None:
+        known = network.schema()
+    return Pretrained(network, _told_schema(spec, known, key), sha256_of(path))
+
+
+def _told_schema(spec: Mapping[str, Any], known: RowSchema, key: str) -> RowSchema:
+    names, mean, std = (spec.get(name) for name in ("class_names", "mean", "std"))
+    if names is not None:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise InputError("is no list of names", key=f"{key}.class_names", found=names)
+        known = replace(known, columns=len(names), labels=tuple(names))
+    if mean is None and std is None:
+        return known
+    try:
+        return replace(known, normalization=Normalization(tuple(mean or ()), tuple(std or ())))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "mean and std are no image statistics",
+            key=key,
+            found={"mean": mean, "std": std},
+            accepted="two lists with one number per channel, std above 0",
+        ) from error
