@@ -139,7 +139,7 @@ def initialize_by_recipe(network: nn.Module) -> None:
 
 
 def fill_head_bias(network: nn.Module, num_classes: int, value: float) -> None:
-    """Sets the bias of the last layer that has one number per class."""
+    """Sets the bias of the last layer with one number per class, if there is one."""
     for module in reversed(list(network.modules())):
         bias = getattr(module, "bias", None)
         if (

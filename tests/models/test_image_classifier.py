@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.errors import InputError
@@ -83,6 +84,19 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
     assert torch.equal(module.prepare(prepared), prepared)
     assert torch.equal(module(images), module(prepared))
     assert torch.equal(module.rows((images, None)), module(images))
+
+
+def test_pixels_are_normalised_on_their_device() -> None:
+    images, _ = pixels(2)
+    prepared = classifier().prepare(images.to("meta"))
+    assert prepared.device.type == "meta"
+    assert prepared.dtype == torch.float32
+
+
+def test_images_may_come_without_labels() -> None:
+    images, _ = pixels(8)
+    rows = make_trainer().predict(classifier(smooth()), DataLoader(images, batch_size=4))
+    assert [len(part) for part in rows] == [4, 4]
 
 
 def test_the_layout_is_that_of_the_network() -> None:

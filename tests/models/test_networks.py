@@ -74,6 +74,13 @@ def test_the_head_bias_is_that_of_the_last_layer(name: str) -> None:
     assert head.bias.tolist() == [-1.5] * 7
 
 
+def test_a_head_without_bias_is_left_alone() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 7, bias=False))
+    before = network[0].bias.tolist()
+    fill_head_bias(network, 7, -1.5)
+    assert network[0].bias.tolist() == before
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
