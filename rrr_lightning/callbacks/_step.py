@@ -17,6 +17,14 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.errors import InputError
 
+LOGGED_KEYS = (
+    "train/task_loss",
+    "train/distillation_loss",
+    "train/distillation_weight",
+    "train/agreement",
+    "train/teacher",
+)
+
 
 class DistilledStep:
     """Goes around a module's `training_step` and returns what it returns, with the mixed loss.
@@ -85,12 +93,9 @@ class DistilledStep:
             return output
         loss = (1 - weight) * task_loss + weight * distillation_loss
         if self._is_logging_step():
-            self._to_log = {
-                "train/task_loss": task_loss.detach(),
-                "train/distillation_loss": distillation_loss.detach(),
-                "train/distillation_weight": weight,
-                "train/agreement": _agreement(student_rows, teacher_rows),
-            }
+            agreement = _agreement(student_rows, teacher_rows)
+            values = (task_loss.detach(), distillation_loss.detach(), weight, agreement)
+            self._to_log = dict(zip(LOGGED_KEYS, values, strict=False))
             if len(drawn) == 1:
                 self._to_log["train/teacher"] = float(drawn[0])
         return {**output, "loss": loss} if isinstance(output, Mapping) else loss

@@ -24,8 +24,8 @@ from torch import nn
 from rrr_lightning.callbacks._horizon import count_steps, require_bound
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
-from rrr_lightning.callbacks._step import DistilledStep
-from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
+from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.schema import RowSchema, check_schema
@@ -83,7 +83,7 @@ class DistillationCallback(Callback):
     def __init__(
         self,
         teachers: list[str | dict] | str | None = None,  # type: ignore[type-arg]
-        loss: nn.Module | None = None,
+        loss: RowLoss | nn.Module | None = None,
         schedule: DistillationSchedule = DEFAULT_SCHEDULE,
         pool: TeacherPool = DEFAULT_POOL,
         student_logits: str | None = None,
@@ -130,6 +130,7 @@ class DistillationCallback(Callback):
         self._fingerprints: list[str] = []
         self._columns: int | None = None
         self._total_steps = 0
+        self._has_logged = False
         self._probe: TeacherProbe | None = None
         self._capture: RowCapture | None = None
         self._step: DistilledStep | None = None
@@ -214,9 +215,12 @@ class DistillationCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs here, so that the keys never collide with those that a foreign step logs itself."""
-        if self._step is not None:
-            for name, value in self._step.take_log().items():
-                pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+        to_log = self._step.take_log() if self._step is not None else {}
+        for name, value in to_log.items():
+            pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+        if not to_log and self._has_logged:
+            _forget_logged(trainer)
+        self._has_logged = bool(to_log)
 
     # ------------------------------------------------------------------------------ the end
 
@@ -282,7 +286,22 @@ class DistillationCallback(Callback):
 def _match(module: LightningModule, teachers: list[Teacher]) -> int | None:
     """Holds teachers against the student's classes or vocabulary; returns the number of columns."""
     student = module.schema() if isinstance(module, StudentModule) else RowSchema()
+    own = {id(parameter) for parameter in module.parameters()}
     for teacher in teachers:
+        if any(id(parameter) in own for parameter in teacher.network.parameters()):
+            raise InputError(
+                "the teacher is, or shares parameters with, the student, which would be frozen",
+                key=teacher.key,
+                found=teacher.name,
+                accepted="a copy of the network",
+            )
         check_schema(student, teacher.schema, teacher.key)
         teacher.match(student)
     return student.columns
+
+
+def _forget_logged(trainer: Trainer) -> None:
+    """Keeps Lightning from repeating the last values in every later row of an epoch."""
+    results = trainer._results or {}
+    for name in LOGGED_KEYS:
+        results.pop(f"on_train_batch_end.{name}", None)

@@ -303,3 +303,22 @@ def test_teacher_inputs_are_used() -> None:
     teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     fit(make_module(), distil([teacher], teacher_inputs=lambda batch: -batch[0]), steps=1)
     assert torch.equal(seen[-1], -make_data()[:8][0])
+
+
+def test_the_student_is_no_teacher_of_itself() -> None:
+    module = make_module()
+    with pytest.raises(InputError, match="shares parameters with, the student"):
+        fit(module, distil([module.net]))
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_rows_after_the_window_repeat_no_stale_value() -> None:
+    rows: list[set[str]] = []
+
+    class Read(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            rows.append({name.partition(".")[2] for name in trainer._results or {}})
+
+    fit(make_module(), distil([make_teacher()], schedule={"every_n_steps": 2}), Read(), steps=8)
+    distilled = ["train/distillation_weight" in row for row in rows]
+    assert distilled == [True, False, True, False, False, False, False, False]
