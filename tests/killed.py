@@ -1,4 +1,6 @@
-"""A callback for the command line that notes every step, and kills its own process where told."""
+"""For runs that are killed: a callback that notes every step and kills its process where told,
+and a network with dropout, so that a resumed run must draw the same masks.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from rrr_lightning.models.cifar_resnet import CifarResNet
 
 
 def die() -> None:
@@ -56,3 +61,14 @@ class Journal(Callback):
         file.write(content[: len(content) // 2])
         file.flush()
         die()
+
+
+class Dropping(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.2)
+        self.body = CifarResNet(8, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.body(self.dropout(images))
+        return output

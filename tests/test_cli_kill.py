@@ -54,7 +54,7 @@ def make_config(folder: Path, teachers: list[str], **trainer: Any) -> dict[str, 
             "class_path": "ImageClassifier",
             "init_args": {
                 "network": {
-                    "class_path": "tests.resume.network.Dropping",
+                    "class_path": "tests.killed.Dropping",
                     "init_args": {"num_classes": 10},
                 },
                 "num_classes": 10,
@@ -81,7 +81,7 @@ def run(folder: Path, config: dict[str, Any], resume: bool = False, **journal: A
     A fork spares the imports, which take longer than the run.
     """
     folder.mkdir(exist_ok=True)
-    callback = {"class_path": "tests.resume.journal.Journal"}
+    callback = {"class_path": "tests.killed.Journal"}
     callback["init_args"] = {"file": str(folder / "journal"), **journal}
     config = {**config, "trainer": {**config["trainer"], "callbacks": [callback]}}
     asked = folder / "asked.yaml"

@@ -4,8 +4,8 @@ While the weight is positive the callback runs the teachers of the step, reads t
 and mixes the two losses; once the weight is zero for good the module has its own `training_step`
 back and the teachers are freed, so that a step costs what it costs without the callback.
 
-    Trainer(max_steps=5_000, callbacks=[DistillationCallback(["teacher.ckpt"],
-    student_logits="net")])
+    distillation = DistillationCallback(["teacher.ckpt"], student_logits="net")
+    Trainer(max_steps=5_000, callbacks=[distillation])
 
 Which teacher runs at a step, and with which weight, is a function of the optimizer step alone; the
 callback never draws from a generator.
@@ -25,23 +25,15 @@ from rrr_lightning.callbacks._horizon import count_steps, require_bound
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
 from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
+from rrr_lightning.callbacks._teachers import default_precision, load_teachers, match_teachers
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
-from rrr_lightning.distillation.schema import RowSchema, check_schema
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import StudentModule
-from rrr_lightning.teachers import load_teacher
 
 DEFAULT_SCHEDULE = DistillationSchedule()
 DEFAULT_POOL = TeacherPool()
-_HELD_IN: dict[str, Precision] = {
-    "bf16-mixed": "bf16",
-    "bf16-true": "bf16",
-    "16-mixed": "16",
-    "16-true": "16",
-}
 
 
 class DistillationCallback(Callback):
@@ -128,7 +120,6 @@ class DistillationCallback(Callback):
         self.allow_teacher_change = allow_teacher_change
         self.teachers: list[Teacher] = []
         self._fingerprints: list[str] = []
-        self._columns: int | None = None
         self._total_steps = 0
         self._has_logged = False
         self._probe: TeacherProbe | None = None
@@ -143,17 +134,9 @@ class DistillationCallback(Callback):
 
         Called by `setup`; the command line calls it earlier, before any folder is made.
         """
-        if self.teachers:
-            return
-        teachers = []
-        for number, spec in enumerate(self.specs):
-            key = f"distillation.teachers[{number}]"
-            teacher = load_teacher(spec, key=key, inputs=self.teacher_inputs)
-            rank_zero_info(f"{key}: {teacher.name}, SHA-256 {teacher.fingerprint()}")
-            teachers.append(teacher)
-        self._columns = _match(module, teachers)
-        self.teachers = teachers
-        self._fingerprints = [teacher.fingerprint() for teacher in teachers]
+        if not self.teachers:
+            self.teachers = load_teachers(self.specs, self.teacher_inputs, module)
+            self._fingerprints = [teacher.fingerprint() for teacher in self.teachers]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the module and the trainer, and loads the teachers, for `fit` alone."""
@@ -172,14 +155,17 @@ class DistillationCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Places the teachers, wraps the step and finds the student's rows."""
         # Again, as the data module may have told the module its class names since.
-        self._columns = _match(pl_module, self.teachers)
+        columns = match_teachers(self.teachers, pl_module)
         name = self.student_logits or getattr(pl_module, "student_logits", None)
         if name is not None:
             self._capture = RowCapture(pl_module, name)
         for teacher in self.teachers:
-            teacher.place(trainer.strategy.root_device, self._precision(trainer, teacher))
+            teacher.place(
+                trainer.strategy.root_device,
+                self.teacher_precision or default_precision(teacher, trainer),
+            )
         self.loss.to(trainer.strategy.root_device)
-        self._probe = TeacherProbe(self.teachers, self._columns, self.teacher_min_accuracy)
+        self._probe = TeacherProbe(self.teachers, columns, self.teacher_min_accuracy)
         self._step = DistilledStep(
             trainer, pl_module, self.teachers, self.loss, self.schedule, self.pool, self._capture
         )
@@ -277,31 +263,9 @@ class DistillationCallback(Callback):
             " or distillation.allow_teacher_change=true",
         )
 
-    def _precision(self, trainer: Trainer, teacher: Teacher) -> Precision | None:
-        if self.teacher_precision is not None or not teacher.owned:
-            return self.teacher_precision
-        return _HELD_IN.get(str(trainer.precision))
-
-
-def _match(module: LightningModule, teachers: list[Teacher]) -> int | None:
-    """Holds teachers against the student's classes or vocabulary; returns the number of columns."""
-    student = module.schema() if isinstance(module, StudentModule) else RowSchema()
-    own = {id(parameter) for parameter in module.parameters()}
-    for teacher in teachers:
-        if any(id(parameter) in own for parameter in teacher.network.parameters()):
-            raise InputError(
-                "the teacher is, or shares parameters with, the student, which would be frozen",
-                key=teacher.key,
-                found=teacher.name,
-                accepted="a copy of the network",
-            )
-        check_schema(student, teacher.schema, teacher.key)
-        teacher.match(student)
-    return student.columns
-
 
 def _forget_logged(trainer: Trainer) -> None:
     """Keeps Lightning from repeating the last values in every later row of an epoch."""
-    results = trainer._results or {}
-    for name in LOGGED_KEYS:
-        results.pop(f"on_train_batch_end.{name}", None)
+    if trainer._results is not None:
+        for name in LOGGED_KEYS:
+            trainer._results.pop(f"on_train_batch_end.{name}", None)

@@ -130,7 +130,14 @@ def mean_of_logits(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([z.float() for z in rows]).mean(dim=0)
 
 
-class KLDivergence(nn.Module):
+class RowLoss(nn.Module):
+    """Marks the losses of this library, so that a configuration can name them by class alone.
+
+    Any other module `(student rows [N, C], teacher rows [N, C]) -> scalar` serves as a loss too.
+    """
+
+
+class KLDivergence(RowLoss):
     """KL divergence between the softened teacher and student; see `kl_divergence`.
 
     Args:
@@ -157,7 +164,7 @@ class KLDivergence(nn.Module):
         return f"temperature={self.temperature}, direction={self.direction!r}"
 
 
-class SoftCrossEntropy(nn.Module):
+class SoftCrossEntropy(RowLoss):
     """Cross-entropy with the softened teacher as target; see `soft_cross_entropy`.
 
     Args:
@@ -181,7 +188,7 @@ class SoftCrossEntropy(nn.Module):
         return f"temperature={self.temperature}"
 
 
-class LogitMSE(nn.Module):
+class LogitMSE(RowLoss):
     """Mean squared error of the logits; see `logit_mse`.
 
     Args:
