@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Sampler
 
-from rrr_lightning.data.loader import BatchLoader, KeyedSet
+from rrr_lightning.data.loader import BatchLoader, KeyedSet, automatic_workers
 from rrr_lightning.data.pacing import pace
 from rrr_lightning.data.sampling import (
     BatchPlan,
@@ -34,7 +34,8 @@ class KeyedDataModule(LightningDataModule, ABC):
         micro_batch_size: The most samples per device and forward pass; gradients are accumulated
             over as many as it takes. By default a device's share is not divided.
         eval_batch_size: Samples per device in evaluation; by default that of training.
-        num_workers: Processes that load data, per device.
+        num_workers: Processes that load data, per device; None takes one less than the device's
+            share of the cores, at most 16.
         seed: Seed of order and views; by default that of `seed_everything`, or 0.
     """
 
@@ -43,7 +44,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         global_batch_size: int,
         micro_batch_size: int | None = None,
         eval_batch_size: int | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -56,6 +57,13 @@ class KeyedDataModule(LightningDataModule, ABC):
                     found=value,
                     accepted="a whole number from 1",
                 )
+        if num_workers is not None and num_workers < 0:
+            raise InputError(
+                "must not be negative",
+                key="data.num_workers",
+                found=num_workers,
+                accepted="a whole number from 0",
+            )
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
@@ -142,10 +150,13 @@ class KeyedDataModule(LightningDataModule, ABC):
         self.teardown("fit")
 
     def _loader(self, dataset: KeyedSet, batches: Sampler[Any]) -> BatchLoader:
-        if self.trainer is None:
-            return BatchLoader(dataset, batches, self.num_workers, pin=False)
-        on_cuda = self.trainer.strategy.root_device.type == "cuda"
-        self._loaders.append(BatchLoader(dataset, batches, self.num_workers, pin=on_cuda))
+        trainer, workers = self.trainer, self.num_workers
+        if workers is None:
+            workers = automatic_workers(trainer.num_devices if trainer is not None else 1)
+        if trainer is None:
+            return BatchLoader(dataset, batches, workers, pin=False)
+        pin = trainer.strategy.root_device.type == "cuda"
+        self._loaders.append(BatchLoader(dataset, batches, workers, pin))
         return self._loaders[-1]
 
     def _replicas(self) -> tuple[int, int]:

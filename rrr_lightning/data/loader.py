@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -70,6 +71,13 @@ class _Guarded(Dataset[Any]):
             return self.dataset[keys]
         except InputError as error:
             return _Refusal(str(error))
+
+
+def automatic_workers(devices: int) -> int:
+    """Returns one less than a device's share of the cores, at most 16."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(0, min(16, cores // devices - 1))
 
 
 def _unchanged(batch: Any) -> Any:

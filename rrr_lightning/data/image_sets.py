@@ -1,0 +1,121 @@
+"""Data sets of images: a list of (epoch, index) keys becomes a batch of views and labels."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rrr_lightning.data.image_sources import ImageSource
+from rrr_lightning.data.image_views import ShiftedViews, View
+from rrr_lightning.data.sampling import Key
+from rrr_lightning.errors import InputError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(encoded: bytes, name: str) -> Image.Image:
+    """Returns an RGB image; grey, palette and CMYK images are converted.
+
+    Raises:
+        InputError: The image is corrupt or cut short; the message holds `name`.
+    """
+    try:
+        return Image.open(io.BytesIO(encoded)).convert("RGB")
+    except UNREADABLE as error:
+        raise InputError(f"{name} cannot be decoded ({error})", key="data.source") from error
+
+
+class ViewedImages:
+    """Images of any size, decoded when asked for and brought to one size by a view.
+
+    Args:
+        source: Where the images are.
+        chosen: Indices into the source, int64 of shape [N].
+        view: Makes the view of an image.
+    """
+
+    def __init__(self, source: ImageSource, chosen: torch.Tensor, view: View) -> None:
+        self.source = source
+        self.chosen = chosen
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, keys: Sequence[Key]) -> Batch:
+        indices = self.chosen[[index for _, index in keys]]
+        images = zip(keys, indices.tolist(), self.source.encoded(indices.tolist()), strict=True)
+        pixels = [
+            self.view(decode(encoded, self.source.name(index)), *key)
+            for key, index, encoded in images
+        ]
+        return _channels_last(torch.from_numpy(np.stack(pixels))), self.source.labels[indices]
+
+
+class SmallImages:
+    """Images of one small size, decoded once and held in memory: [N, H, W, 3] bytes.
+
+    Args:
+        source: Where the images are.
+        chosen: Indices into the source, int64 of shape [N].
+        views: Makes the views of a batch; None leaves images as they are.
+    """
+
+    def __init__(
+        self, source: ImageSource, chosen: torch.Tensor, views: ShiftedViews | None
+    ) -> None:
+        self.source = source
+        self.chosen = chosen
+        self.views = views
+        self._pixels: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, keys: Sequence[Key]) -> Batch:
+        epochs, indices = torch.tensor(keys).unbind(1)
+        images = self.decode()[indices]
+        if self.views is not None:
+            images = self.views(images, epochs, indices)
+        return _channels_last(images), self.source.labels[self.chosen[indices]]
+
+    def decode(self) -> torch.Tensor:
+        """Returns all images, decoded when first asked for: uint8 of shape [N, H, W, 3]."""
+        if self._pixels is None:
+            chosen = self.chosen.tolist()
+            images: list[Image.Image] = []
+            for start in range(0, len(chosen), 1000):
+                part = chosen[start : start + 1000]
+                for index, encoded in zip(part, self.source.encoded(part), strict=True):
+                    images.append(decode(encoded, self.source.name(index)))
+                    self._check_size(images, index)
+            pixels = np.stack([np.asarray(image) for image in images])
+            self._pixels = torch.from_numpy(pixels)
+        return self._pixels
+
+    def _check_size(self, images: list[Image.Image], index: int) -> None:
+        if images[-1].size != images[0].size:
+            raise InputError(
+                f"cifar needs images of one size, here that of the first, {images[0].size}; "
+                f"{self.source.name(index)} has another",
+                key="data.transform",
+                found=images[-1].size,
+                accepted="imagenet for images of different sizes",
+            )
+
+
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 3, 1, 2)

@@ -1,0 +1,158 @@
+"""The views of an image: keyed random crops for training, one fixed crop for evaluation.
+
+A training view is a function of (seed, epoch, index) alone, so it does not change with the number
+of workers, the rank or a resume. Boxes are distributed as in torchvision's `RandomResizedCrop`, and
+the pixels of a box are the same as there, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from rrr_lightning.random import key_seed, keyed_generator
+
+Box = tuple[int, int, int, int]
+Pixels = npt.NDArray[np.uint8]
+RATIOS = (3 / 4, 4 / 3)
+
+
+class View(Protocol):
+    """Makes an array of one size from an image of any size."""
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
+        """Returns uint8 of shape [H, W, 3]."""
+
+
+def random_box(width: int, height: int, min_scale: float, chance: random.Random) -> Box:
+    """Draws (left, upper, right, lower) of a random resized crop.
+
+    Args:
+        width: Width of the image.
+        height: Height of the image.
+        min_scale: Least share of the image's area; the greatest is 1.
+        chance: Where the numbers come from; five of them or a few more are drawn.
+
+    Source:
+        torchvision `RandomResizedCrop.get_params`: ten attempts, then the largest central box.
+    """
+    for _ in range(10):
+        area = width * height * (min_scale + (1 - min_scale) * chance.random())
+        low, high = (math.log(ratio) for ratio in RATIOS)
+        ratio = math.exp(low + (high - low) * chance.random())
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            left = int(chance.random() * (width - wide + 1))
+            upper = int(chance.random() * (height - tall + 1))
+            return left, upper, left + wide, upper + tall
+    ratio = min(max(width / height, RATIOS[0]), RATIOS[1])
+    wide, tall = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, upper = (width - wide) // 2, (height - tall) // 2
+    return left, upper, left + wide, upper + tall
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """A random resized crop and a flip, keyed by (seed, epoch, index).
+
+    Args:
+        crop_size: Side of the result in pixels.
+        min_scale: Least share of the image's area in a crop.
+        seed: Seed of all views.
+    """
+
+    crop_size: int
+    min_scale: float
+    seed: int
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
+        """Returns the view as uint8 of shape [crop_size, crop_size, 3]."""
+        chance = random.Random(key_seed(self.seed, "view", epoch, index))
+        box = random_box(*image.size, self.min_scale, chance)
+        size = (self.crop_size, self.crop_size)
+        # Not `resize(box=box)`: at the edges that also looks at pixels outside the box.
+        pixels = np.asarray(image.crop(box).resize(size, Image.Resampling.BILINEAR))
+        return pixels[:, ::-1] if chance.random() < 0.5 else pixels
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """The shorter side resized, then the centre.
+
+    Args:
+        resize_size: Length of the shorter side after resizing.
+        crop_size: Side of the result in pixels.
+    """
+
+    resize_size: int
+    crop_size: int
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
+        """Returns the view as uint8 of shape [crop_size, crop_size, 3]; the key has no effect."""
+        shorter = min(image.size)
+        width, height = (int(self.resize_size * side / shorter) for side in image.size)
+        left, upper = round((width - self.crop_size) / 2), round((height - self.crop_size) / 2)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(
+            resized.crop((left, upper, left + self.crop_size, upper + self.crop_size))
+        )
+
+
+class ShiftedViews:
+    """Small images, a batch at a time: a shift by up to four pixels over black, and a flip.
+
+    Args:
+        length: Number of images.
+        seed: Seed of all views.
+    """
+
+    border = 4
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self._drawn: tuple[int, torch.Tensor] | None = None
+
+    def draws(self, epoch: int) -> torch.Tensor:
+        """Returns (down, right, flip) of every image in an epoch, int64 of shape [length, 3]."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            generator = keyed_generator(self.seed, "view", epoch)
+            span = 2 * self.border + 1
+            draws = torch.randint(2 * span * span, (self.length,), generator=generator)
+            parts = (draws // 2 // span, draws // 2 % span, draws % 2)
+            self._drawn = (epoch, torch.stack(parts, dim=1))
+        return self._drawn[1]
+
+    def __call__(
+        self, images: torch.Tensor, epochs: torch.Tensor, indices: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the views of a batch.
+
+        Args:
+            images: uint8 of shape [B, H, W, 3].
+            epochs: int64 of shape [B].
+            indices: int64 of shape [B].
+
+        Returns:
+            uint8 of shape [B, H, W, 3].
+        """
+        batch, height, width, _ = images.shape
+        draws = torch.empty(batch, 3, dtype=torch.int64)
+        for epoch in set(epochs.tolist()):
+            chosen = epochs == epoch
+            draws[chosen] = self.draws(epoch)[indices[chosen]]
+        down, right, flip = draws.unbind(1)
+        edge = self.border
+        padded = torch.nn.functional.pad(images, (0, 0, edge, edge, edge, edge))
+        columns = torch.arange(width).expand(batch, -1)
+        columns = torch.where(flip[:, None] == 1, columns.flip(1), columns) + right[:, None]
+        rows = torch.arange(height) + down[:, None]
+        places = torch.arange(batch)[:, None, None]
+        return padded[places, rows[:, :, None], columns[:, None, :]]

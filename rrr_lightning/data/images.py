@@ -1,0 +1,169 @@
+"""Images with class labels from a folder, parquet files or the hub, in keyed views.
+
+Batches are `(images, labels)`: uint8 [B, 3, H, W] in channels-last memory and int64 [B]. The model
+normalises on its device. Every view is a function of (seed, epoch, index); with `tuning_fraction` a
+part of the training split, the same for every seed, validates in place of the validation split.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from rrr_lightning.data.base import KeyedDataModule
+from rrr_lightning.data.image_sets import SmallImages, ViewedImages
+from rrr_lightning.data.image_sources import ImageSource
+from rrr_lightning.data.image_splits import open_splits
+from rrr_lightning.data.image_views import EvaluationView, ShiftedViews, TrainingView
+from rrr_lightning.errors import InputError
+from rrr_lightning.random import global_seed, keyed_permutation
+
+ImageSet = ViewedImages | SmallImages
+
+
+class ImageDataModule(KeyedDataModule):
+    """Images with class labels.
+
+    Args:
+        source: A folder with a folder per split and class (`train/<class>/*.jpg`), a folder of
+            parquet files (`train*.parquet`, `test*.parquet`), a parquet file, or a hub id.
+        train_split: Name of the training split.
+        val_split: Name of the validation split; by default val, validation or test.
+        image_column: Column of images in tables.
+        label_column: Column of labels in tables.
+        global_batch_size: Samples of one optimizer step, over all devices and micro-batches.
+        micro_batch_size: The most samples per device and forward pass; by default a device's share.
+        eval_batch_size: Samples per device in evaluation; by default that of training.
+        transform: "imagenet" for random resized crops, flips and central evaluation crops; "cifar"
+            for small images of one size, held in memory: shifts by up to 4 pixels and flips.
+        crop_size: Side of a view under "imagenet".
+        resize_size: Shorter side before the central crop under "imagenet".
+        min_scale: Least share of an image's area in a training crop under "imagenet".
+        tuning_fraction: Part of the training split to validate on instead of the validation split,
+            which is then left to `test`.
+        num_workers: Processes that load data, per device; by default one less than the cores, at
+            most 16, and none for "cifar".
+        seed: Seed of order and views; by default that of `seed_everything`, or 0.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        train_split: str = "train",
+        val_split: str | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        global_batch_size: int = 256,
+        micro_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        transform: Literal["imagenet", "cifar"] = "imagenet",
+        crop_size: int = 224,
+        resize_size: int = 256,
+        min_scale: float = 0.08,
+        tuning_fraction: float = 0.0,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if num_workers is None and transform == "cifar":
+            num_workers = 0
+        super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
+        if transform not in ("imagenet", "cifar"):
+            raise InputError(
+                "unknown", key="data.transform", found=transform, accepted="imagenet, cifar"
+            )
+        if not 0 < crop_size <= resize_size:
+            raise InputError(
+                "out of range",
+                key="data.crop_size",
+                found=crop_size,
+                accepted=f"1 to data.resize_size, {resize_size}",
+            )
+        _check_fraction("min_scale", min_scale, 0 < min_scale <= 1, "(0, 1]")
+        _check_fraction("tuning_fraction", tuning_fraction, 0 <= tuning_fraction < 1, "[0, 1)")
+        self.source = source
+        self.splits = (train_split, val_split)
+        self.columns = (image_column, label_column)
+        self.transform = transform
+        self.crop_size = crop_size
+        self.resize_size = resize_size
+        self.min_scale = min_scale
+        self.tuning_fraction = tuning_fraction
+        self._opened: tuple[ImageSource, ImageSource | None] | None = None
+
+    def open(self) -> tuple[ImageSource, ImageSource | None]:
+        """Returns the training split and the validation split as they are stored."""
+        if self._opened is None:
+            self._opened = open_splits(self.source, *self.splits, *self.columns)
+        return self._opened
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the labels, where they are known."""
+        return self.open()[0].class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; without names, the greatest training label plus one."""
+        names = self.class_names
+        return len(names) if names else int(self.open()[0].labels.max()) + 1
+
+    def prepare_data(self) -> None:
+        """Downloads and converts on one rank what the others then find in the cache."""
+        self.open()
+
+    def setup(self, stage: str) -> None:
+        """Also decodes small images here, once, before there are workers."""
+        super().setup(stage)
+        for part in self.sets if stage == "fit" else self.sets[1:]:
+            if isinstance(part, SmallImages):
+                part.decode()
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """Returns the training views and the validation views."""
+        train, validation = self.open()
+        length = len(train.labels)
+        if self.tuning_fraction == 0:
+            if validation is None:
+                raise InputError(
+                    f"{self.source} has no split named val, validation or test to validate on",
+                    key="data.tuning_fraction",
+                    found=self.tuning_fraction,
+                    accepted="the fraction of the training split to validate on",
+                )
+            return self._training(train, torch.arange(length)), self._evaluation(validation)
+        held_out = round(self.tuning_fraction * length)
+        if not 0 < held_out < length:
+            raise InputError(
+                f"takes {held_out} of {length} samples",
+                key="data.tuning_fraction",
+                found=self.tuning_fraction,
+                accepted="a fraction that leaves samples on both sides",
+            )
+        order = keyed_permutation(length, "tuning")
+        tuning, rest = order[:held_out].sort().values, order[held_out:].sort().values
+        return self._training(train, rest), self._evaluation(train, tuning)
+
+    def test_dataloader(self) -> Any:
+        """Returns a loader of the validation split, whatever `tuning_fraction` is."""
+        validation = self.open()[1]
+        if validation is None or self.tuning_fraction == 0:
+            return self.val_dataloader()
+        return self.eval_loader(self._evaluation(validation))
+
+    def _training(self, source: ImageSource, chosen: torch.Tensor) -> ImageSet:
+        seed = global_seed(self.seed)
+        if self.transform == "cifar":
+            return SmallImages(source, chosen, ShiftedViews(len(chosen), seed))
+        return ViewedImages(source, chosen, TrainingView(self.crop_size, self.min_scale, seed))
+
+    def _evaluation(self, source: ImageSource, chosen: torch.Tensor | None = None) -> ImageSet:
+        chosen = torch.arange(len(source.labels)) if chosen is None else chosen
+        if self.transform == "cifar":
+            return SmallImages(source, chosen, None)
+        return ViewedImages(source, chosen, EvaluationView(self.resize_size, self.crop_size))
+
+
+def _check_fraction(name: str, value: float, valid: bool, accepted: str) -> None:
+    if not valid:
+        raise InputError("out of range", key=f"data.{name}", found=value, accepted=accepted)
