@@ -1,21 +1,23 @@
 """Compares the seconds per step of two ways to train, on a machine that may be busy otherwise.
 
-Both ways run within one process, in short blocks that alternate (A B, B A, A B, ...), so that a
-drift of the machine meets both. Each pair of blocks gives one ratio; the result is the median of
-the ratios with its order-statistic interval, which assumes nothing about their distribution.
+Both ways run within one process, in two threads that take turns: one step here, one step there. So
+whatever slows the machine down for longer than a step meets both. A repeat is a pair of short runs
+and gives one number, the median of the ratios of neighbouring steps; the result is the median of
+the repeats with its order-statistic interval, which assumes nothing about their distribution.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,45 +27,84 @@ import torch
 LEVEL = 0.95
 
 
-@dataclass
-class StepClock:
-    """Times the steps of one block; `tick` goes at the end of every step.
+class Turns:
+    """Lets two threads run in turn: one works while the other waits."""
 
-    On a CPU a block's figure is the median of its steps, which a short disturbance does not move.
-    On a GPU steps overlap with the host, so there it is the time between two synchronisations,
-    divided by the steps between them.
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._whose = 0
+        self._here = {0, 1}
+
+    def wait(self, arm: int) -> None:
+        """Returns when it is the turn of this arm, or when the other one has left."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._whose == arm or 1 - arm not in self._here)
+
+    def pass_on(self, arm: int) -> None:
+        """Gives the turn to the other arm and waits for the next one."""
+        with self._condition:
+            self._whose = 1 - arm
+            self._condition.notify_all()
+        self.wait(arm)
+
+    def leave(self, arm: int) -> None:
+        """Ends the turns of this arm."""
+        with self._condition:
+            self._here.discard(arm)
+            self._condition.notify_all()
+
+
+class StepClock:
+    """Times the steps of one arm; the arm calls `tick` at the end of every step.
+
+    On a GPU every step is waited for, so that what the host does between steps is counted in full.
 
     Args:
         device: `cpu` or `cuda`.
-        warm_up: Steps at the start that do not count; at least one.
-        steps: Steps that count.
+        total: Steps that the arm has to run.
+        turns: The turns to take with the other arm.
+        arm: 0 or 1.
     """
 
-    device: str
-    warm_up: int
-    steps: int
-    marks: list[float] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        """Steps to run."""
-        return self.warm_up + self.steps
+    def __init__(self, device: str, total: int, turns: Turns, arm: int) -> None:
+        self.device = device
+        self.total = total
+        self.seconds: list[float] = []
+        self._turns = turns
+        self._arm = arm
+        self._start = 0.0
 
     def tick(self) -> None:
-        """Marks the end of a step."""
-        done = len(self.marks) + 1
-        if self.device == "cuda" and done in (self.warm_up, self.total):
-            torch.cuda.synchronize()
-        self.marks.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        """Returns the seconds per step of the block."""
-        if len(self.marks) != self.total:
-            raise RuntimeError(f"timed {len(self.marks)} steps instead of {self.total}")
-        counted = self.marks[self.warm_up - 1 :]
+        """Notes the seconds since the last turn began, and gives the other arm its turn."""
         if self.device == "cuda":
-            return (counted[-1] - counted[0]) / self.steps
-        return statistics.median(b - a for a, b in itertools.pairwise(counted))
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self._start)
+        self._turns.pass_on(self._arm)
+        self._start = time.perf_counter()
+
+
+Arm = Callable[[StepClock], None]
+
+
+def time_in_turns(arms: tuple[Arm, Arm], device: str, total: int) -> tuple[list[float], ...]:
+    """Returns the seconds of every step of two arms whose steps alternate."""
+    turns = Turns()
+    clocks = [StepClock(device, total, turns, arm) for arm in (0, 1)]
+
+    def run(arm: int) -> None:
+        turns.wait(arm)
+        try:
+            arms[arm](clocks[arm])
+        finally:
+            turns.leave(arm)
+
+    with ThreadPoolExecutor(2) as threads:
+        for ended in [threads.submit(run, arm) for arm in (0, 1)]:
+            ended.result()
+    for clock in clocks:
+        if len(clock.seconds) != total:
+            raise RuntimeError(f"timed {len(clock.seconds)} steps instead of {total}")
+    return tuple(clock.seconds for clock in clocks)
 
 
 @dataclass(frozen=True)
@@ -72,29 +113,35 @@ class Comparison:
 
     Args:
         name: What the ratio says.
-        block: Runs a block of the way in question and returns its seconds per step.
+        arm: Runs the steps of the way in question, with a tick after each.
         reference: The same for the way that it is held against.
         goal: Bound of the ratio, or the value that its interval should contain.
         rule: `at most`: the median is at most the goal; `contains`: the interval contains it.
     """
 
     name: str
-    block: Callable[[], float]
-    reference: Callable[[], float]
+    arm: Arm
+    reference: Arm
     goal: float
     rule: Literal["at most", "contains"] = "at most"
 
-    def run(self, repeats: int) -> dict[str, Any]:
-        """Returns the row of the result, after one pair of blocks that does not count."""
-        self.block(), self.reference()
-        pairs = []
+    def run(self, device: str, repeats: int, warm_up: int, steps: int) -> dict[str, Any]:
+        """Returns the row of the result.
+
+        Args:
+            device: `cpu` or `cuda`.
+            repeats: Pairs of short runs; which of the two goes first alternates.
+            warm_up: Steps at the start of each run that do not count.
+            steps: Steps that count.
+        """
+        ratios, seconds, reference_seconds = [], [], []
         for repeat in range(repeats):
-            if repeat % 2:
-                reference, seconds = self.reference(), self.block()
-            else:
-                seconds, reference = self.block(), self.reference()
-            pairs.append((seconds, reference))
-        ratios = [seconds / reference for seconds, reference in pairs]
+            arms = (self.reference, self.arm) if repeat % 2 else (self.arm, self.reference)
+            timed = [times[warm_up:] for times in time_in_turns(arms, device, warm_up + steps)]
+            mine, other = reversed(timed) if repeat % 2 else timed
+            ratios.append(statistics.median(a / b for a, b in zip(mine, other, strict=True)))
+            seconds.append(statistics.median(mine))
+            reference_seconds.append(statistics.median(other))
         middle = Median.of(ratios)
         met = middle.value <= self.goal
         if self.rule == "contains":
@@ -109,8 +156,9 @@ class Comparison:
             "met": met,
             "n": repeats,
             "coverage": middle.coverage,
-            "seconds": statistics.median(seconds for seconds, _ in pairs),
-            "reference_seconds": statistics.median(reference for _, reference in pairs),
+            "steps": steps,
+            "seconds": statistics.median(seconds),
+            "reference_seconds": statistics.median(reference_seconds),
             "ratios": ratios,
         }
 

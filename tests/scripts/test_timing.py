@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -43,59 +44,84 @@ def test_the_interval_covers_as_often_as_it_says(timing: ModuleType) -> None:
     assert covered == pytest.approx(medians[0].coverage, abs=0.012)  # 3 standard errors
 
 
-def test_a_block_counts_the_median_of_the_steps_after_the_warm_up(
-    timing: ModuleType, monkeypatch: pytest.MonkeyPatch
+def arm(seconds: list[float], now: list[float], log: list[str], name: str) -> Callable[..., None]:
+    """An arm whose steps take the given seconds of a clock that stands still otherwise."""
+
+    def run(clock: Any) -> None:
+        for took in seconds[: clock.total]:
+            now[0] += took
+            log.append(name)
+            clock.tick()
+
+    return run
+
+
+@pytest.fixture
+def now(timing: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    time = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: time[0])
+    return time
+
+
+def test_steps_alternate_and_waiting_does_not_count(timing: ModuleType, now: list[float]) -> None:
+    log: list[str] = []
+    arms = arm([1.0, 2.0, 3.0], now, log, "A"), arm([10.0, 20.0, 30.0], now, log, "B")
+    timed = timing.time_in_turns(arms, "cpu", 3)
+    assert "".join(log) == "ABABAB"
+    assert [times[1:] for times in timed] == [[2.0, 3.0], [20.0, 30.0]]
+
+
+def test_a_repeat_is_the_median_of_neighbouring_ratios(
+    timing: ModuleType, now: list[float]
 ) -> None:
-    clock = timing.StepClock("cpu", warm_up=2, steps=3)
-    times = iter([0.0, 10.0, 11.0, 12.0, 99.0])  # the last step was disturbed
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(times))
-    for _ in range(clock.total):
+    log: list[str] = []
+    slow = arm([9.0, 3.0, 3.0, 99.0], now, log, "A")  # warm-up first, a disturbance last
+    fast = arm([1.0, 2.0, 2.0, 2.0], now, log, "B")
+    row = timing.Comparison("a / b", slow, fast, goal=1.6).run("cpu", repeats=3, warm_up=1, steps=3)
+    assert "".join(log) == "ABABABAB" + "BABABABA" + "ABABABAB"
+    assert (row["ratio"], row["low"], row["high"]) == (1.5, 1.5, 1.5)
+    assert (row["seconds"], row["reference_seconds"]) == (3.0, 2.0)
+    assert (row["n"], row["steps"], row["met"]) == (3, 3, True)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_error_in_one_arm_ends_both(timing: ModuleType, now: list[float], broken: int) -> None:
+    def fail(clock: Any) -> None:
         clock.tick()
-    assert clock.seconds() == 1.0
+        raise ArithmeticError("broken")
+
+    arms = [arm([1.0] * 3, now, [], "A")] * 2
+    arms[broken] = fail
+    with pytest.raises(ArithmeticError, match="broken"):
+        timing.time_in_turns(tuple(arms), "cpu", 3)
 
 
-def test_a_block_that_ended_early_is_not_a_result(timing: ModuleType) -> None:
-    clock = timing.StepClock("cpu", warm_up=1, steps=3)
-    clock.tick()
-    with pytest.raises(RuntimeError, match="1 steps instead of 4"):
-        clock.seconds()
+def test_an_arm_that_ends_early_is_not_a_result(timing: ModuleType, now: list[float]) -> None:
+    arms = arm([1.0] * 3, now, [], "A"), arm([1.0] * 2, now, [], "B")
+    with pytest.raises(RuntimeError, match="2 steps instead of 3"):
+        timing.time_in_turns(arms, "cpu", 3)
 
 
-def test_pairs_alternate_and_the_first_pair_does_not_count(timing: ModuleType) -> None:
-    calls: list[str] = []
-    seconds = itertools.chain([50.0], itertools.repeat(1.1))
-
-    def block() -> float:
-        calls.append("A")
-        return next(seconds)
-
-    def reference() -> float:
-        calls.append("B")
-        return 1.0
-
-    row = timing.Comparison("a / b", block, reference, goal=1.05).run(repeats=4)
-    assert "".join(calls) == "AB" + "ABBAABBA"
-    assert row["ratio"] == row["high"] == pytest.approx(1.1)
-    assert (row["n"], row["met"]) == (4, False)
+def compare(
+    timing: ModuleType, now: list[float], ratio: float, goal: float, rule: str = "at most"
+) -> dict[str, Any]:
+    first, second = arm([ratio] * 4, now, [], "A"), arm([1.0] * 4, now, [], "B")
+    compared = timing.Comparison("x", first, second, goal, rule)
+    row: dict[str, Any] = compared.run("cpu", repeats=2, warm_up=1, steps=3)
+    return row
 
 
-def test_goals_are_bounds_or_values_to_contain(timing: ModuleType) -> None:
-    def met(ratio: float, goal: float, rule: str) -> bool:
-        found = timing.Comparison("x", lambda: ratio, lambda: 1.0, goal, rule).run(repeats=3)["met"]
-        assert isinstance(found, bool)
-        return found
-
-    assert met(1.04, 1.05, "at most")
-    assert not met(1.06, 1.05, "at most")
-    assert met(1.0, 1.0, "contains")
-    assert not met(0.9, 1.0, "contains")
+def test_goals_are_bounds_or_values_to_contain(timing: ModuleType, now: list[float]) -> None:
+    assert compare(timing, now, 1.0, 1.05)["met"]
+    assert not compare(timing, now, 1.5, 1.05)["met"]
+    assert compare(timing, now, 1.0, 1.0, "contains")["met"]
+    assert not compare(timing, now, 0.5, 1.0, "contains")["met"]
 
 
 def test_the_report_writes_rows_and_fails_where_a_goal_is_missed(
-    timing: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    timing: ModuleType, now: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = timing.Comparison("good", lambda: 1.0, lambda: 1.0, 1.05).run(repeats=2)
-    bad = timing.Comparison("bad", lambda: 2.0, lambda: 1.0, 1.05).run(repeats=2)
+    good, bad = compare(timing, now, 1.0, 1.05), compare(timing, now, 2.0, 1.05)
     assert timing.report([good], None) == 0
     assert timing.report([good, bad], tmp_path / "rows.json") == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 goals met"
