@@ -1,0 +1,128 @@
+"""The parser of `rrr`: errors in one line with the nearest name; shipped configurations by name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
+
+from rrr_lightning.distillation.losses import RowLoss
+from rrr_lightning.errors import InputError, did_you_mean
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+def fail(line: str) -> NoReturn:
+    """Prints one line, on one rank, and exits with 2 on every rank."""
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        sys.stderr.write(f"rrr: error: {' '.join(line.split())}\n")
+    sys.exit(2)
+
+
+def find_config(name: str) -> str:
+    """Returns the path of a configuration: a local file, or else one that the package ships.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    if (SHIPPED / name).is_file():
+        return str(SHIPPED / name)
+    shipped = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))
+    raise InputError(
+        f"neither a file here nor one of the {len(shipped)} shipped configurations"
+        + did_you_mean(name, shipped),
+        key="--config",
+        found=name,
+    )
+
+
+class ShippedConfig(ActionConfigFile):
+    """`--config FILE`, where FILE may be the name of a shipped configuration."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        """Applies the configuration over what was parsed before it."""
+        super().__call__(  # type: ignore[no-untyped-call]
+            parser, cfg, find_config(values), option_string
+        )
+
+
+class OneLineParser(LightningArgumentParser):
+    """Reports an error in one line instead of the usage, several lines and a tip."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the line and exits with 2; the parsers of nested classes raise instead."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(str(input_error(ex) or _one_line(message, self)))
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """Returns the `InputError` that an exception is, or that led to it, if any."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _one_line(message: str, parser: ArgumentParser) -> str:
+    """Shortens a message of the parser, and adds the nearest name to one about an unknown name."""
+    message = " ".join(message.partition("Given value type:")[0].split())
+    key = match[1] if (match := re.match(r'Parser key "([^"]+)": ', message)) else ""
+    if match := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", message):
+        return _unknown(f"{key}.{match[2]}", match[2], _parameters(match[1]))
+    if match := re.search(r"dot import path string: (\S+)", message):
+        hint = did_you_mean(match[1], _class_names(key))
+        return f"{key}: no such class; found {match[1]!r}{hint}"
+    if match := re.search(r"(?:unrecognized arguments: --|option ')([\w.\-/]+)", message):
+        option = match[1].partition("=")[0]
+        return _unknown(option, option, _destinations(parser))
+    if match := re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message):
+        choices = re.findall(r"[\w-]+", match[2])
+        return f"no such command; found {match[1]!r}{did_you_mean(match[1], choices)}"
+    return re.sub(r'^Parser key "([^"]+)": ', r"\1: ", message)
+
+
+def _unknown(key: str, name: str, known: Iterable[str]) -> str:
+    return f"{key}: no such key{did_you_mean(name, known)}"
+
+
+def _destinations(parser: ArgumentParser) -> Iterator[str]:
+    """Keys of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield action.dest
+        for subparser in (getattr(action, "_name_parser_map", None) or {}).values():
+            yield from _destinations(subparser)
+
+
+def _parameters(class_path: str) -> list[str]:
+    """Names of the arguments that a class takes on the command line."""
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    keys = parser.add_class_arguments(getattr(importlib.import_module(module), name), "x")
+    return [key.removeprefix("x.") for key in keys]
+
+
+def _class_names(key: str) -> list[str]:
+    """Short names of the classes that a section accepts."""
+    bases: dict[str, type] = {
+        "model": LightningModule,
+        "data": LightningDataModule,
+        "distillation.loss": RowLoss,
+    }
+    return [each.__name__ for each in _subclasses(bases[key])] if key in bases else []
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    subclass: type
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

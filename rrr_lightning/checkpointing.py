@@ -1,0 +1,172 @@
+"""Checkpoints that survive a kill: written beside their place, then moved onto it.
+
+Lightning's own saving goes through the system's temporary folder; killed in the middle, it can
+leave a truncated file under the final name, which `--ckpt_path last` would then pick.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from rrr_lightning.distillation.state_dicts import load_strictly, read_checkpoint
+from rrr_lightning.errors import InputError
+
+PART = ".part"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes `.NAME.part` beside the target, flushes it to the disk, and renames it.
+
+    Reads with `weights_only=True` unless told otherwise. Addresses with a protocol, such as
+    `s3://bucket/last.ckpt`, are left to Lightning.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Saves a checkpoint so that `path` holds either the former file or the whole new one."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent)
+        part = target.with_name(f".{target.name}{PART}")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+        _sync_folder(target.parent)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads a checkpoint without unpickling anything but tensors and plain types."""
+        where: Any = "cpu" if map_location is None else map_location
+        return super().load_checkpoint(path, where, weights_only is None or weights_only)
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` in the run folder: every n steps, at the end, and on SIGTERM.
+
+    Args:
+        every_n_steps: Optimizer steps between two saves.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        if every_n_steps < 1:
+            raise InputError(
+                "must be positive",
+                key="checkpoint.every_n_steps",
+                found=every_n_steps,
+                accepted="a whole number from 1",
+            )
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the step of a resumed run as saved."""
+        self._saved_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where a save is due, and at the last step, from where a longer run can go on."""
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves when the run was stopped before its last step."""
+        self._save(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Saves on SIGTERM, raised between two steps; after other exceptions it is not safe."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Saves once per optimizer step; all ranks have to take part."""
+        if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
+            return
+        trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir))
+        self._saved_step = trainer.global_step
+
+
+def last_checkpoint(run_folder: str | Path) -> Path:
+    """Returns where a run keeps its newest checkpoint."""
+    return Path(run_folder, "checkpoints", "last.ckpt")
+
+
+def find_checkpoint(run_folder: str | Path, asked: str | None, training: bool) -> Path | None:
+    """Returns the checkpoint that a command starts from, None for a fresh run.
+
+    Args:
+        run_folder: The trainer's `default_root_dir`.
+        asked: `--ckpt_path`: a file, `last` for the run folder's own, or None.
+        training: Whether the command trains; only then can `last` mean a fresh start.
+
+    Raises:
+        InputError: There is no such file, or a fresh run would go into a used folder.
+    """
+    last = last_checkpoint(run_folder)
+    if asked is None:
+        if training and any(last.parent.glob("*.ckpt")):
+            raise InputError(
+                "the folder holds the checkpoints of a run",
+                key="trainer.default_root_dir",
+                found=str(run_folder),
+                accepted="another folder, or --ckpt_path last to continue that run",
+            )
+        return None
+    path = last if asked == "last" else Path(asked)
+    if path.is_file():
+        return path
+    if asked == "last" and training:
+        rank_zero_info(f"There is no {last} yet: the run starts at step 0.")
+        return None
+    raise InputError("no such checkpoint", key="ckpt_path", found=str(path))
+
+
+def check_checkpoint(path: Path, module: LightningModule) -> int:
+    """Returns the optimizer step of a checkpoint that fits a module.
+
+    Raises:
+        InputError: The file is damaged, was not written by Lightning, or is of another network.
+    """
+    checkpoint = read_checkpoint(path, key="ckpt_path")
+    if "state_dict" not in checkpoint or "global_step" not in checkpoint:
+        raise InputError(
+            f"{path} is not a checkpoint of a training run",
+            key="ckpt_path",
+            found=", ".join(map(str, list(checkpoint)[:6])),
+            accepted="a file that `rrr fit` or a Lightning trainer wrote",
+        )
+    load_strictly(module, checkpoint["state_dict"], "ckpt_path")
+    return int(checkpoint["global_step"])
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed save left in a folder."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

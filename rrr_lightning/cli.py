@@ -1,0 +1,175 @@
+"""The command line `rrr`: Lightning's, with a `distillation:` section and firm run folders.
+
+    rrr fit --config quickstart/distill.yaml --distillation.teachers teacher.ckpt
+
+A run writes `checkpoints/last.ckpt`, `config.yaml` and `metrics.csv` under
+`trainer.default_root_dir`. Everything that can be known to be wrong is checked before that folder
+is made; a wrong input ends with one line on the standard error stream and exit code 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from rrr_lightning import _parsing
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.checkpointing import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    check_checkpoint,
+    find_checkpoint,
+)
+from rrr_lightning.data import embedded  # noqa: F401 - short class names resolve once imported
+from rrr_lightning.errors import InputError
+from rrr_lightning.metrics_file import MetricsFile
+from rrr_lightning.models import image_classifier  # noqa: F401
+
+TRAINER_DEFAULTS = {"default_root_dir": "runs/default", "max_epochs": -1}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes `config.yaml` once a training run is known to start, and for training runs alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Waits: a resumed run may still be refused by its module."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        super().setup(trainer, pl_module, "fit")
+
+
+class RRRCLI(LightningCLI):
+    """LightningCLI whose `distillation:` section adds the callback where it names teachers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=17,
+            parser_class=_parsing.OneLineParser,
+            auto_configure_optimizers=False,
+        )
+
+    # ------------------------------------------------------------------------------ parsing
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Makes a parser that finds shipped configurations by name."""
+        parser = self.parser_class(prog="rrr", **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=_parsing.ShippedConfig,
+            help="A YAML file, or the name of a shipped one; later ones override earlier ones.",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the sections `distillation` and `checkpoint`."""
+        parser.add_lightning_class_args(DistillationCallback, "distillation")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the command line alone: Lightning would put the checkpoint's values over it."""
+
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(self._make_distillation, DistillationCallback)
+
+    def _make_distillation(
+        self, class_type: type[DistillationCallback], *args: Any, **kwargs: Any
+    ) -> DistillationCallback | None:
+        """Makes the callback, for training runs with teachers."""
+        kwargs.pop("applied_instantiation_links", None)
+        off = self.subcommand != "fit" or not kwargs.get("teachers")
+        return None if off else class_type(*args, **kwargs)
+
+    # ------------------------------------------------------------------------------ checks
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what the configuration alone shows to be wrong."""
+        if self.subcommand != "fit":
+            return
+        config = self.config["fit"]
+        if config["trainer"]["max_steps"] < 1:
+            raise InputError(
+                "the number of optimizer steps must be set",
+                key="trainer.max_steps",
+                found=config["trainer"]["max_steps"],
+                accepted="a whole number from 1",
+            )
+        section = config["distillation"]
+        if section["teachers"]:
+            return
+        default = self._parser("fit").get_defaults()["distillation"]
+        for key in sorted(section.keys()):
+            if key != "teachers" and section[key] != default.get(key):
+                raise InputError(
+                    "there are no teachers to use it with",
+                    key=f"distillation.{key}",
+                    found=section[key],
+                    accepted="distillation.teachers as well, or no other key of the section",
+                )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes the trainer once checkpoint and teachers have been checked."""
+        config = self.config_init[self.subcommand]
+        trainer = config["trainer"].as_dict()
+        folder = trainer["default_root_dir"]
+        checkpoint = find_checkpoint(folder, config["ckpt_path"], self.subcommand == "fit")
+        config["weights_only"] = config["weights_only"] is not False
+        config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
+        first_step = 0 if checkpoint is None else check_checkpoint(checkpoint, self.model)
+        callbacks: list[Callback] = []
+        if config["distillation"] is not None:
+            config["distillation"].load(self.model)
+            callbacks.append(config["distillation"])
+        if trainer["enable_checkpointing"] is not False:
+            callbacks.append(config["checkpoint"])
+        if trainer["logger"] in (None, True):
+            trainer["logger"] = MetricsFile(folder, first_step)
+        plugins = trainer["plugins"] or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        return self._instantiate_trainer({**trainer, "plugins": plugins, **kwargs}, callbacks)
+
+
+def main() -> None:
+    """Runs `rrr`."""
+    try:
+        with _quiet():
+            RRRCLI()
+    except MisconfigurationException as error:
+        _parsing.fail(str(error))
+    except Exception as error:
+        # jsonargparse wraps what a constructor raises into an error of its own.
+        known = _parsing.input_error(error)
+        if known is None:
+            raise
+        _parsing.fail(str(known))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps from the screen what is no user's concern."""
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    with warnings.catch_warnings():
+        # Names that jsonargparse 4.49 and torch 2.15 have replaced, and Lightning 2.6 still uses.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+        yield
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
