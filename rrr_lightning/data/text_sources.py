@@ -1,0 +1,138 @@
+"""From `source` to the documents of a training split and of a validation split.
+
+A source is the embedded prose, a file, a folder of files, or a hub id, which is downloaded as a
+whole or read as a stream of its files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rrr_lightning.data._text_formats import KINDS
+from rrr_lightning.data.documents import Documents, FileDocuments, TableDocuments
+from rrr_lightning.data.prose import EmbeddedProse
+from rrr_lightning.data.text_files import kind_of
+from rrr_lightning.errors import InputError, did_you_mean
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+USUAL_NAMES = ("val", "validation", "test")
+Open = Callable[[str], Documents]
+
+
+def open_documents(
+    source: str,
+    config: str | None,
+    train_split: str,
+    val_split: str | None,
+    column: str,
+    streaming: bool,
+) -> tuple[Documents, Documents | None]:
+    """Returns the documents of the training split and of the validation split, if there is one.
+
+    Args:
+        source: `embedded`, a file (a training split), a folder of files, or a hub id.
+        config: The configuration of a data set on the hub.
+        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders.
+        val_split: The same; None takes the first of val, validation and test.
+        column: The column or key that holds the text.
+        streaming: Whether files on the hub are to be read where they are.
+
+    Raises:
+        InputError: The source, a split or the column is not there.
+    """
+    path = Path(source).expanduser()
+    if config is not None and (source == EMBEDDED or path.exists()):
+        raise InputError("is for data sets on the hub", key="data.config", found=config)
+    if source == EMBEDDED:
+        return EmbeddedProse("train"), EmbeddedProse("validation")
+    if path.is_file():
+        if kind_of(path.name) is None:
+            raise InputError("unknown format", key="data.source", found=source, accepted=KINDS)
+        return FileDocuments([str(path)], column), None
+    if path.is_dir():
+        names, open_split = _folder(path, train_split, val_split, column)
+    elif HUB_ID.fullmatch(source) and kind_of(source) is None:
+        names, open_split = (hub_files if streaming else hub_tables)(source, config, column)
+    else:
+        raise InputError(
+            "no such file or folder",
+            key="data.source",
+            found=source,
+            accepted="embedded, a file, a folder, or a hub id such as allenai/c4",
+        )
+    for key, split in (("train_split", train_split), ("val_split", val_split)):
+        if split is not None and split not in names:
+            raise InputError(
+                f"{source} has no such split{did_you_mean(split, names)}",
+                key=f"data.{key}",
+                found=split,
+                accepted=", ".join(names),
+            )
+    val_split = val_split or next((name for name in USUAL_NAMES if name in names), None)
+    return open_split(train_split), open_split(val_split) if val_split else None
+
+
+def hub_tables(source: str, config: str | None, column: str) -> tuple[Sequence[str], Open]:
+    """Returns the names of the splits and how to open one; the data set is downloaded."""
+    from datasets import get_dataset_split_names, load_dataset
+
+    names = _ask_hub(source, config, get_dataset_split_names)
+
+    def open_split(split: str) -> Documents:
+        table = _ask_hub(source, config, lambda *where: load_dataset(*where, split=split))
+        return TableDocuments(table, f"{source}, {split}", column)
+
+    return names, open_split
+
+
+def hub_files(source: str, config: str | None, column: str) -> tuple[Sequence[str], Open]:
+    """Returns the names of the splits and how to open one; files stay where they are."""
+    from datasets import load_dataset_builder
+
+    splits = _ask_hub(source, config, load_dataset_builder).config.data_files or {}
+    files = {str(split): [str(file) for file in found] for split, found in splits.items()}
+    for file in (file for found in files.values() for file in found):
+        if kind_of(file) is None:
+            raise InputError(
+                "cannot be streamed", key="data.streaming", found=file, accepted=f"files: {KINDS}"
+            )
+    return list(files), lambda split: FileDocuments(files[split], column)
+
+
+def _ask_hub(source: str, config: str | None, question: Callable[..., Any]) -> Any:
+    try:
+        return question(source, config)
+    except (OSError, ValueError) as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise InputError(
+            "is neither here nor a data set of the hub that can be reached "
+            f"({(str(reason) or type(reason).__name__).splitlines()[0]})",
+            key="data.source",
+            found=source if config is None else f"{source}, {config}",
+        ) from error
+
+
+def _folder(
+    folder: Path, train_split: str, val_split: str | None, column: str
+) -> tuple[Sequence[str], Open]:
+    """Files by split; all are training data where no name has anything to do with a split."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and kind_of(path.name))
+    names = [str(path.relative_to(folder)) for path in paths]
+    names = [name for name in names if not re.search(r"(^|/)\.", name)]
+    if not names:
+        raise InputError(
+            "holds no text files", key="data.source", found=str(folder), accepted=KINDS
+        )
+    splits: dict[str, list[str]] = {}
+    for split in dict.fromkeys((train_split, val_split or USUAL_NAMES[0], *USUAL_NAMES)):
+        found = [str(folder / name) for name in names if split in re.split(r"[-_./]", name)]
+        if found:
+            splits[split] = found
+    splits = splits or {train_split: [str(folder / name) for name in names]}
+    return list(splits), lambda split: FileDocuments(splits[split], column)
