@@ -148,11 +148,10 @@ class ShiftedViews:
         for epoch in set(epochs.tolist()):
             chosen = epochs == epoch
             draws[chosen] = self.draws(epoch)[indices[chosen]]
-        down, right, flip = draws.unbind(1)
+        down, right, flip = draws.numpy().T
         edge = self.border
-        padded = torch.nn.functional.pad(images, (0, 0, edge, edge, edge, edge))
-        columns = torch.arange(width).expand(batch, -1)
-        columns = torch.where(flip[:, None] == 1, columns.flip(1), columns) + right[:, None]
-        rows = torch.arange(height) + down[:, None]
-        places = torch.arange(batch)[:, None, None]
-        return padded[places, rows[:, :, None], columns[:, None, :]]
+        padded = np.pad(images.numpy(), ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+        views = np.moveaxis(windows, 3, 5)[np.arange(batch), down, right]
+        views[flip == 1] = views[flip == 1, :, ::-1]
+        return torch.from_numpy(views)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from rrr_lightning.data.sampling import KeyedBatches
 from rrr_lightning.errors import InputError
@@ -23,6 +24,7 @@ def pace(trainer: Trainer, batches: KeyedBatches) -> dict[str, Any]:
     finite_epochs = isinstance(trainer.limit_train_batches, int)
     _refuse_contradictions(trainer, batches)
     if not finite_epochs:
+        _refuse_fraction(trainer)
         _refuse_unbounded(trainer, batches)
     settings: dict[str, Any] = {"accumulate_grad_batches": batches.plan.accumulation}
     timed = getattr(trainer, "_val_check_time_interval", None) is not None
@@ -45,12 +47,31 @@ def _refuse_contradictions(trainer: Trainer, batches: KeyedBatches) -> None:
             found=overfit,
             accepted="0.0",
         )
+    callbacks = getattr(trainer, "callbacks", [])
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        raise InputError(
+            "GradientAccumulationScheduler changes what a step sees; accumulation follows from "
+            "data.global_batch_size and data.micro_batch_size",
+            key="trainer.callbacks",
+            accepted="leave it out",
+        )
     if trainer.accumulate_grad_batches not in (1, batches.plan.accumulation):
         raise InputError(
             f"is {batches.plan.accumulation} by data.global_batch_size and data.micro_batch_size",
             key="trainer.accumulate_grad_batches",
             found=trainer.accumulate_grad_batches,
             accepted="leave it out",
+        )
+
+
+def _refuse_fraction(trainer: Trainer) -> None:
+    limit = trainer.limit_train_batches
+    if isinstance(limit, float) and limit != 1.0:
+        raise InputError(
+            "cannot be a fraction, as the training data never end",
+            key="trainer.limit_train_batches",
+            found=limit,
+            accepted="1.0, or a whole number of micro-batches",
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from rrr_lightning.data.pacing import pace
 from rrr_lightning.data.sampling import BatchPlan, KeyedBatches
@@ -100,6 +101,17 @@ def test_a_fast_run_validates(tmp_path: Path) -> None:
         (
             {"overfit_batches": 2},
             "trainer.overfit_batches: cannot be used with keyed batches; found 2; accepted: 0.0",
+        ),
+        (
+            {"limit_train_batches": 0.5},
+            "trainer.limit_train_batches: cannot be a fraction, as the training data never end; "
+            "found 0.5; accepted: 1.0, or a whole number of micro-batches",
+        ),
+        (
+            {"callbacks": [GradientAccumulationScheduler({0: 2})]},
+            "trainer.callbacks: GradientAccumulationScheduler changes what a step sees; "
+            "accumulation follows from data.global_batch_size and data.micro_batch_size; "
+            "accepted: leave it out",
         ),
     ],
 )
