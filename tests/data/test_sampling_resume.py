@@ -138,6 +138,19 @@ def test_accumulation_does_not_change_what_a_step_sees(tmp_path: Path) -> None:
     assert set(runs[0]) == set(range(STEPS))
 
 
+@pytest.mark.parametrize("micro", [12, 6, 2])
+@pytest.mark.parametrize("batch", [8, 9, 10])
+def test_the_micro_batch_may_change_on_resume(
+    uninterrupted: tuple[Path, Notes], batch: int, micro: int
+) -> None:
+    folder, whole = uninterrupted
+    checkpoint = folder / f"batch{batch}.ckpt"
+    resumed = fit(folder, checkpoint=checkpoint, micro_batch_size=micro)
+    assert len(resumed.seen) == (STEPS - batch // 3) * 12 // micro
+    assert by_step(resumed.seen) == by_step([item for item in whole.seen if item[0] >= batch // 3])
+    assert torch.allclose(resumed.net.weight, whole.net.weight, atol=1e-5)
+
+
 def rank_seen(folder: Path, run: str, **data: Any) -> list[list[tuple[int, list[int]]]]:
     """Fits on two ranks; the module's notes come back as files, one per rank."""
     module = Notes()
