@@ -101,7 +101,7 @@ class RunCheckpoint(Checkpoint):
         """Saves once per optimizer step; all ranks have to take part."""
         if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
-        trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir))
+        trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir), weights_only=False)
         self._saved_step = trainer.global_step
 
 

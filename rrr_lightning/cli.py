@@ -28,10 +28,10 @@ from rrr_lightning.checkpointing import (
     check_checkpoint,
     find_checkpoint,
 )
-from rrr_lightning.data import embedded  # noqa: F401 - short class names resolve once imported
+from rrr_lightning.data import embedded, images  # noqa: F401 - short class names resolve once imported
 from rrr_lightning.errors import InputError
 from rrr_lightning.metrics_file import MetricsFile
-from rrr_lightning.models import image_classifier  # noqa: F401
+from rrr_lightning.models import image_classifier  # noqa: F401 - for short class names
 
 TRAINER_DEFAULTS = {"default_root_dir": "runs/default", "max_epochs": -1}
 
@@ -98,6 +98,8 @@ class RRRCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses what the configuration alone shows to be wrong."""
         if self.subcommand != "fit":
+            # Teachers have no part in judging a checkpoint, so their callback is not missed.
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
             return
         config = self.config["fit"]
         if config["trainer"]["max_steps"] < 1:
@@ -115,7 +117,7 @@ class RRRCLI(LightningCLI):
             if key != "teachers" and section[key] != default.get(key):
                 raise InputError(
                     "there are no teachers to use it with",
-                    key=f"distillation.{key}",
+                    key=f"distillation.{key}".partition(".class_path")[0],
                     found=section[key],
                     accepted="distillation.teachers as well, or no other key of the section",
                 )
