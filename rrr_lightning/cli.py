@@ -37,14 +37,16 @@ TRAINER_DEFAULTS = {"default_root_dir": "runs/default", "max_epochs": -1}
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes `config.yaml` once a training run is known to start, and for training runs alone."""
+    """Writes `config.yaml` once the first batch has gone well, and for training runs alone."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Waits: a resumed run may still be refused by its module."""
+        """Waits: the run may still be refused by its module, a teacher, or the first rows."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Writes the file."""
-        super().setup(trainer, pl_module, "fit")
+        if not self.already_saved:
+            super().setup(trainer, pl_module, "fit")
+            self.already_saved = True
 
 
 class RRRCLI(LightningCLI):
