@@ -10,12 +10,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rrr_lightning.callbacks.distillation import DistillationCallback as DistillationCallback
+    from rrr_lightning.callbacks.randomness import KeyedRandomness as KeyedRandomness
+    from rrr_lightning.data.images import ImageDataModule as ImageDataModule
+    from rrr_lightning.distillation.losses import KLDivergence as KLDivergence
+    from rrr_lightning.distillation.losses import LogitMSE as LogitMSE
+    from rrr_lightning.distillation.losses import SoftCrossEntropy as SoftCrossEntropy
+    from rrr_lightning.distillation.pool import TeacherPool as TeacherPool
+    from rrr_lightning.distillation.schedule import DistillationSchedule as DistillationSchedule
+    from rrr_lightning.distillation.teacher import Teacher as Teacher
     from rrr_lightning.errors import InputError as InputError
+    from rrr_lightning.models.image_classifier import ImageClassifier as ImageClassifier
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "DistillationCallback": "rrr_lightning.callbacks.distillation",
+    "KeyedRandomness": "rrr_lightning.callbacks.randomness",
+    "ImageDataModule": "rrr_lightning.data.images",
+    "KLDivergence": "rrr_lightning.distillation.losses",
+    "LogitMSE": "rrr_lightning.distillation.losses",
+    "SoftCrossEntropy": "rrr_lightning.distillation.losses",
+    "TeacherPool": "rrr_lightning.distillation.pool",
+    "DistillationSchedule": "rrr_lightning.distillation.schedule",
+    "Teacher": "rrr_lightning.distillation.teacher",
     "InputError": "rrr_lightning.errors",
+    "ImageClassifier": "rrr_lightning.models.image_classifier",
 }
 
 __all__ = ["__version__", *_HOME_OF]
