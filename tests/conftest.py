@@ -10,6 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from tests.cli_runs import refused as refused
+from tests.cli_runs import rrr as rrr
+
 torch.set_num_threads(1)
 
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from rrr_lightning.models.image_classifier import ImageClassifier
-from tests.test_cli import FIT, Command, refused, rrr  # noqa: F401
+from tests.cli_runs import FIT
 from tests.students import save_flat
 
 Refused = Callable[..., str]
@@ -88,7 +88,7 @@ def test_a_teacher_of_another_architecture(refused: Refused) -> None:
     assert "blocks." in line
 
 
-def test_a_teacher_with_permuted_labels(rrr: Command, refused: Refused) -> None:
+def test_a_teacher_with_permuted_labels(refused: Refused) -> None:
     names = [str(digit) for digit in (1, 0, *range(2, 10))]
     module = ImageClassifier("cifar_resnet8", 10, class_names=names)
     block = {**module.describe(), "training": {}}
