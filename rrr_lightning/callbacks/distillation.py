@@ -14,7 +14,7 @@ callback never draws from a generator.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -74,7 +74,8 @@ class DistillationCallback(Callback):
 
     def __init__(
         self,
-        teachers: list[str | dict] | str | None = None,  # type: ignore[type-arg]
+        # Bare `dict`, and it before `Module`: the parser of configurations leaves a mapping plain.
+        teachers: list[str | dict] | str | Sequence[nn.Module] | None = None,  # type: ignore[type-arg]
         loss: RowLoss | nn.Module | None = None,
         schedule: DistillationSchedule = DEFAULT_SCHEDULE,
         pool: TeacherPool = DEFAULT_POOL,
