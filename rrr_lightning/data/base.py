@@ -18,6 +18,7 @@ from rrr_lightning.data.loader import BatchLoader, KeyedSet, automatic_workers
 from rrr_lightning.data.pacing import pace
 from rrr_lightning.data.sampling import (
     BatchPlan,
+    EndlessBatches,
     KeyedBatches,
     ShardedBatches,
     rewind_open_window,
@@ -70,7 +71,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self._sets: tuple[KeyedSet, KeyedSet] | None = None
-        self._batches: KeyedBatches | None = None
+        self._batches: EndlessBatches | None = None
         self._loaders: list[BatchLoader] = []
         self._trainer_settings: dict[str, Any] = {}
 
@@ -78,7 +79,7 @@ class KeyedDataModule(LightningDataModule, ABC):
     def load(self) -> tuple[KeyedSet, KeyedSet]:
         """Returns the training set and the validation set; called once, on every rank."""
 
-    def make_batches(self, training_set: KeyedSet) -> KeyedBatches:
+    def make_batches(self, training_set: KeyedSet) -> EndlessBatches:
         """Returns the sampler of the training loader."""
         return KeyedBatches(
             len(training_set), self.plan, global_seed(self.seed), step=self._current_step
@@ -98,7 +99,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         return BatchPlan(self.global_batch_size, self.micro_batch_size, world_size, rank)
 
     @property
-    def batches(self) -> KeyedBatches:
+    def batches(self) -> EndlessBatches:
         """The sampler of the training loader; its `micro_batch` tells the keys of any step."""
         if self._batches is None:
             self._batches = self.make_batches(self.sets[0])

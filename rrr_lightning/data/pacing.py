@@ -11,11 +11,11 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from rrr_lightning.data.sampling import KeyedBatches
+from rrr_lightning.data.sampling import EndlessBatches
 from rrr_lightning.errors import InputError
 
 
-def pace(trainer: Trainer, batches: KeyedBatches) -> dict[str, Any]:
+def pace(trainer: Trainer, batches: EndlessBatches) -> dict[str, Any]:
     """Sets accumulation and validation interval; returns the former values by attribute name.
 
     Raises:
@@ -29,17 +29,25 @@ def pace(trainer: Trainer, batches: KeyedBatches) -> dict[str, Any]:
     settings: dict[str, Any] = {"accumulate_grad_batches": batches.plan.accumulation}
     timed = getattr(trainer, "_val_check_time_interval", None) is not None
     if not timed and not finite_epochs and isinstance(trainer.val_check_interval, float):
-        steps = max(1, round(trainer.val_check_interval * batches.steps_per_epoch))
-        steps *= trainer.check_val_every_n_epoch or 1
-        settings["val_check_interval"] = steps * batches.plan.accumulation
-        settings["check_val_every_n_epoch"] = None
+        if batches.steps_per_epoch is not None:
+            steps = max(1, round(trainer.val_check_interval * batches.steps_per_epoch))
+            steps *= trainer.check_val_every_n_epoch or 1
+            settings["val_check_interval"] = steps * batches.plan.accumulation
+            settings["check_val_every_n_epoch"] = None
+        elif trainer.limit_val_batches:
+            raise InputError(
+                "cannot be a fraction, as the length of streamed data is not known",
+                key="trainer.val_check_interval",
+                found=trainer.val_check_interval,
+                accepted="a whole number of micro-batches",
+            )
     former = {name: getattr(trainer, name) for name in settings}
     for name, value in settings.items():
         setattr(trainer, name, value)
     return former
 
 
-def _refuse_contradictions(trainer: Trainer, batches: KeyedBatches) -> None:
+def _refuse_contradictions(trainer: Trainer, batches: EndlessBatches) -> None:
     if overfit := getattr(trainer, "overfit_batches", 0):
         raise InputError(
             "cannot be used with keyed batches",
@@ -75,8 +83,9 @@ def _refuse_fraction(trainer: Trainer) -> None:
         )
 
 
-def _refuse_unbounded(trainer: Trainer, batches: KeyedBatches) -> None:
-    epoch = f"an epoch has {batches.steps_per_epoch} optimizer steps"
+def _refuse_unbounded(trainer: Trainer, batches: EndlessBatches) -> None:
+    steps = batches.steps_per_epoch
+    epoch = f"an epoch has {'an unknown number of' if steps is None else steps} optimizer steps"
     if trainer.max_steps == -1:
         raise InputError(
             f"must be set, as the training data never end; {epoch}",

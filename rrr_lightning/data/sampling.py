@@ -9,6 +9,7 @@ resumed run continues where it stopped, be it in the middle of an epoch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -84,12 +85,56 @@ class BatchPlan:
         object.__setattr__(self, "micro_batch_size", micro)
         object.__setattr__(self, "accumulation", share // micro)
 
+    def places(self, number: int) -> range:
+        """Returns which of the step's places, from 0 on, this rank's micro-batch `number` holds."""
+        size = self.global_batch_size // (self.world_size * self.accumulation)
+        start = (number * self.world_size + self.rank) * size
+        return range(start, start + size)
 
-class KeyedBatches(DistributedSampler[Any]):
+
+class EndlessBatches(DistributedSampler[Any], ABC):
     """Endless sampler of micro-batches for `DataLoader(dataset, sampler=..., batch_size=None)`.
 
-    Every item is a list of (epoch, index) keys; the data set turns such a list into a batch. It is
-    a `DistributedSampler` only so that Lightning, which replaces other samplers, leaves it alone.
+    Every item is a list of keys; the data set turns such a list into a batch. It is a
+    `DistributedSampler` only so that Lightning, which replaces other samplers, leaves it alone.
+
+    Args:
+        plan: The shares of ranks and micro-batches.
+        seed: Seed of the order.
+        step: Returns the optimizer step to continue from; called when an iteration starts.
+
+    Attributes:
+        steps_per_epoch: Optimizer steps of an epoch; None where that is not known.
+    """
+
+    steps_per_epoch: int | None
+
+    def __init__(self, plan: BatchPlan, seed: int, step: Callable[[], int]) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.step = step
+
+    @abstractmethod
+    def micro_batch(self, step: int, number: int) -> list[Key]:
+        """Returns the keys of this rank's micro-batch `number` of optimizer step `step`."""
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yields micro-batches from the current optimizer step on, without end."""
+        step = self.step()
+        while True:
+            for number in range(self.plan.accumulation):
+                yield self.micro_batch(step, number)
+            step += 1
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} has no length: it never ends")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: the epoch follows from the step, Lightning's own is not used."""
+
+
+class KeyedBatches(EndlessBatches):
+    """Micro-batches of (epoch, index) keys in the keyed order of each epoch.
 
     Args:
         length: Number of samples in the data set.
@@ -109,11 +154,9 @@ class KeyedBatches(DistributedSampler[Any]):
                 found=plan.global_batch_size,
                 accepted=f"1 to {length}",
             )
+        super().__init__(plan, seed, step)
         self.length = length
-        self.plan = plan
-        self.seed = seed
-        self.step = step
-        self.steps_per_epoch = length // plan.global_batch_size
+        self.steps_per_epoch: int = length // plan.global_batch_size
         self._cached: tuple[int, torch.Tensor] | None = None
 
     def order(self, epoch: int) -> torch.Tensor:
@@ -122,28 +165,12 @@ class KeyedBatches(DistributedSampler[Any]):
 
     def micro_batch(self, step: int, number: int) -> list[Key]:
         """Returns the keys of this rank's micro-batch `number` of optimizer step `step`."""
-        plan = self.plan
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self.order(epoch))
-        size = plan.global_batch_size // (plan.world_size * plan.accumulation)
-        start = step_in_epoch * plan.global_batch_size
-        start += (number * plan.world_size + plan.rank) * size
-        return [(epoch, index) for index in self._cached[1][start : start + size].tolist()]
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        """Yields micro-batches from the current optimizer step on, without end."""
-        step = self.step()
-        while True:
-            for number in range(self.plan.accumulation):
-                yield self.micro_batch(step, number)
-            step += 1
-
-    def __len__(self) -> NoReturn:
-        raise TypeError("KeyedBatches has no length: it never ends")
-
-    def set_epoch(self, epoch: int) -> None:
-        """Does nothing: the epoch follows from the step, Lightning's own is not used."""
+        places = self.plan.places(number)
+        start = step_in_epoch * self.plan.global_batch_size + places.start
+        return [(epoch, index) for index in self._cached[1][start : start + len(places)].tolist()]
 
 
 class ShardedBatches(DistributedSampler[Any]):
