@@ -44,7 +44,10 @@ _QUERIES = {
     "hf": (),
 }
 # Checkpoints name their class; only these are ever built from a file.
-_CLASSES = {"ImageClassifier": "rrr_lightning.models.image_classifier"}
+_CLASSES = {
+    "ImageClassifier": "rrr_lightning.models.image_classifier",
+    "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
+}
 
 
 def load_teacher(
@@ -92,7 +95,7 @@ def load_teacher(
 def _load_string(spec: str, key: str) -> Pretrained:
     path = Path(spec).expanduser()
     if path.is_file():
-        return _load_checkpoint(path, key)
+        return load_checkpoint(path, key)
     kind, colon, rest = spec.partition(":")
     if colon and kind in _QUERIES:
         name, _, query = rest.partition("?")
@@ -124,7 +127,16 @@ def _load_named(kind: str, name: str, query: str, key: str) -> Pretrained:
     return (load_torchvision if kind == "torchvision" else load_timm)(name, values, key)
 
 
-def _load_checkpoint(path: Path, key: str) -> Pretrained:
+def load_checkpoint(path: Path, key: str) -> Pretrained:
+    """Rebuilds the network in a checkpoint of this library; it is a `StudentModule`.
+
+    Args:
+        path: The file.
+        key: The config key for messages.
+
+    Raises:
+        InputError: It cannot be read, is no such checkpoint, or its weights do not fit.
+    """
     content = read_checkpoint(path, key)
     described = content.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping) or not isinstance(described.get("arguments"), Mapping):
@@ -154,6 +166,7 @@ def _load_checkpoint(path: Path, key: str) -> Pretrained:
     except (InputError, TypeError) as error:
         raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
     load_strictly(module, state_dict_in(content, path, key), key)
+    module.on_load_checkpoint(content)
     return Pretrained(
         module, _stored_schema(described), sha256_of(path), ledger=described.get("ledger")
     )

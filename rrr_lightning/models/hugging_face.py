@@ -1,30 +1,24 @@
-"""Hugging Face networks as givers of rows: image classifiers, masked-LM and sequence classifiers.
-
-A masked-LM network gives rows without computing logits of every token: only the hidden states of
-the masked tokens go through its vocabulary head, about a seventh of the head's work at 15 %.
-
-Suffixes: B batch, T tokens, H hidden width, N masked tokens, V vocabulary.
-"""
+"""Loads Hugging Face networks as givers of rows: classifiers of images or text, and masked LMs."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor, nn
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.state_dicts import describe_differences, sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows
 from rrr_lightning.models.pretrained import Pretrained
+from rrr_lightning.models.vocabulary import Vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -38,93 +32,6 @@ _TASKS = {
     "ForImageClassification": "AutoModelForImageClassification",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
 }
-
-
-class MaskedRows(nn.Module):
-    """A masked-LM network whose vocabulary head sees the masked tokens alone.
-
-    Args:
-        network: Any Hugging Face network for masked language modelling.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._inputs = KeywordInputs(network)
-
-    def rows(self, batch: Mapping[str, Any]) -> Tensor:
-        """Returns logits [N, V] of the tokens whose label is not -100, in the order of the batch.
-
-        Args:
-            batch: `input_ids` [B, T], `labels` [B, T], and whatever else the network takes.
-
-        Raises:
-            InputError: The batch has no labels, or its sequences are too long for the network.
-        """
-        labels_BT = batch.get("labels") if isinstance(batch, Mapping) else None
-        if not isinstance(labels_BT, Tensor):
-            raise InputError(
-                "a masked-LM teacher needs to know which tokens are masked",
-                key="batch",
-                found=sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__,
-                accepted="a dict with input_ids and labels, -100 where nothing is masked",
-            )
-        config: Any = self.network.config
-        positions = getattr(config, "max_position_embeddings", None)
-        if isinstance(positions, int) and 0 < positions < labels_BT.shape[1]:
-            raise InputError(
-                "the sequences are longer than the teacher's positions",
-                key="batch",
-                found=labels_BT.shape[1],
-                accepted=f"at most {positions} tokens",
-            )
-
-        def keep_masked(module: nn.Module, args: Any, output: Any) -> Any:
-            hidden_1NH = output[0][labels_BT != -100].unsqueeze(0)
-            if isinstance(output, tuple):
-                return (hidden_1NH, *output[1:])
-            return type(output)(last_hidden_state=hidden_1NH)
-
-        encoder: Any = self.network.base_model
-        handle = encoder.register_forward_hook(keep_masked)
-        try:
-            logits_1NV: Tensor = self.network(**self._inputs(batch)).logits
-        finally:
-            handle.remove()
-        return logits_1NV.squeeze(0)
-
-
-class KeywordInputs:
-    """Picks from a dict batch what a network's forward names; leaves other batches to be called.
-
-    Args:
-        network: The network that will be called.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._names = [
-            parameter.name
-            for parameter in inspect.signature(network.forward).parameters.values()
-            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "labels"
-        ]
-
-    def __call__(self, batch: Any) -> Any:
-        """Returns keyword arguments from a dict, or the first element of a tuple batch.
-
-        Raises:
-            InputError: A dict batch with nothing that the network takes.
-        """
-        if not isinstance(batch, Mapping):
-            return batch[0] if isinstance(batch, tuple | list) else batch
-        given = {name: batch[name] for name in self._names if name in batch}
-        if not given:
-            raise InputError(
-                "a Hugging Face teacher finds nothing that it takes in the batch",
-                key="distillation.teacher_inputs",
-                found=", ".join(map(str, batch)),
-                accepted=", ".join(self._names[:4]),
-            )
-        return given
 
 
 def load_hugging_face(source: str, key: str) -> Pretrained:
@@ -170,7 +77,14 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
     weights = _find(source, "model.safetensors")
     sha256 = sha256_of(weights) if weights else None
     if task in ("ForMaskedLM", "ForPreTraining"):
-        return Pretrained(MaskedRows(network), _vocabulary(source, config), sha256)
+        vocabulary = _vocabulary(source)
+        schema = RowSchema(columns=config.vocab_size)
+        if vocabulary is not None:
+            # Columns of the network beyond the tokens of the tokenizer are padding.
+            columns = min(vocabulary.size, config.vocab_size)
+            schema = replace(vocabulary.schema, columns=columns)
+        rows = MaskedRows(network, schema.columns)
+        return Pretrained(rows, schema, sha256, vocabulary=vocabulary)
     labels = tuple(str(config.id2label[column]) for column in range(config.num_labels))
     schema = RowSchema(
         columns=config.num_labels,
@@ -180,35 +94,12 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
     return Pretrained(network, schema, sha256, KeywordInputs(network))
 
 
-def vocabulary_schema(tokenizer: Any, columns: int) -> RowSchema:
-    """Returns what the columns of a vocabulary head mean.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        columns: The columns of the head; more than tokens where the vocabulary is padded.
-    """
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    dense = [token_id for _, token_id in tokens] == list(range(len(tokens)))
-    return RowSchema(
-        columns=columns,
-        labels=tuple(token for token, _ in tokens) if dense else None,
-        special_token_ids={
-            name: tokenizer.convert_tokens_to_ids(token)
-            for name, token in sorted(tokenizer.special_tokens_map.items())
-            if isinstance(token, str)
-        },
-    )
-
-
-def _vocabulary(source: str, config: Any) -> RowSchema:
-    import transformers
-
+def _vocabulary(source: str) -> Vocabulary | None:
     if not any(_find(source, name) for name in _VOCABULARIES):
         logger.warning("hf:%s has no tokenizer, so its vocabulary cannot be checked", source)
-        return RowSchema(columns=config.vocab_size)
+        return None
     with _quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return vocabulary_schema(tokenizer, config.vocab_size)
+        return Vocabulary.of(load_tokenizer(source, "distillation.teachers"))
 
 
 def _normalization(source: str) -> Normalization | None:

@@ -22,6 +22,7 @@ from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.state_dicts import load_strictly, read_state_dict, sha256_of
 from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.models.vocabulary import Vocabulary
 
 # The published weights of these were trained with other statistics than the tables say, and with
 # auxiliary heads, which evaluation mode leaves out.
@@ -42,6 +43,7 @@ class Pretrained:
         sha256: The SHA-256 of the weight file, where there is a single one.
         inputs: From a batch to what the network takes, where that needs saying.
         ledger: The cost ledger of its training, where it is known.
+        vocabulary: The tokens of a masked-LM network, where its tokenizer is known.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class Pretrained:
     sha256: str | None = None
     inputs: Callable[[Any], Any] | None = None
     ledger: dict[str, Any] | None = None
+    vocabulary: Vocabulary | None = None
 
 
 def load_torchvision(name: str, query: Mapping[str, str], key: str) -> Pretrained:

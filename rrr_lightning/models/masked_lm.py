@@ -1,0 +1,242 @@
+"""`MaskedLanguageModel`: the text student, BERT-base with the reference recipe by default.
+
+Batches are dicts with `input_ids`, `attention_mask` and `labels`, -100 where there is no target, as
+Hugging Face's `DataCollatorForLanguageModeling` gives them. Vocabulary head and loss see the masked
+tokens alone, and an optimizer step follows the mean over all of its masked tokens, whatever their
+numbers in micro-batches and ranks.
+
+Suffixes: B batch, T tokens, N masked tokens (the rows), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+
+from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.errors import InputError
+from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
+from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
+from rrr_lightning.models.masked_rows import NO_TARGET, masked_labels
+from rrr_lightning.models.row_counting import RowCounting
+from rrr_lightning.models.row_metrics import RowMean
+from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
+
+WARMUP_FRACTION = 0.06
+FINAL_FACTOR = 0.02  # of the learning rate, at the last step
+
+
+class MaskedLanguageModel(RowCounting, StudentModule):
+    """Trains any Hugging Face masked-LM network.
+
+    Args:
+        network: A BERT of size `mini`, `small`, `base` or `large`; any other architecture as a
+            mapping with `model_type`; or a folder or hub id whose configuration is taken.
+        vocabulary_size: The number of tokens; None for the tokenizer's, or else the one in the
+            network's configuration, 30,522 for the sizes of BERT. A data module's must be the same.
+        pad_vocabulary_to: Round the columns of embedding and head up to a multiple of this, such as
+            64, for faster matrix products on GPUs. Rows end before the padding, so it changes
+            neither losses nor what a teacher can be.
+        pretrained: Start from the weights of the folder or hub id.
+        tokenizer: A tokenizer, its folder or hub id, for checkpoints to carry and teachers to be
+            held against; None for the data module's, or that of the pretrained network.
+        learning_rate: The peak learning rate; the recipe's at 4096 samples per step.
+        betas: The decay rates of AdamW's moments.
+        epsilon: What AdamW adds to the denominator.
+        weight_decay: The decay of AdamW; 0.02 equals the recipe's decoupled 1e-5 at its rate.
+        decay_vectors: Decay biases and norms too, as the recipe does.
+        warmup_steps: Optimizer steps of linear warm-up from 0; then linear to 0.02 of the peak at
+            `max_steps`.
+        warmup_fraction: The same as a fraction of all steps; both None for the recipe's 0.06.
+        optimizer: A factory that replaces AdamW.
+        lr_scheduler: A factory that replaces the schedule.
+        seed: The key of all randomness; None for the global seed.
+    """
+
+    student_logits = "network"
+    optimizer_values = ("learning_rate", "weight_decay", "betas", "epsilon", "decay_vectors")
+
+    def __init__(
+        self,
+        network: str | dict = "base",  # type: ignore[type-arg]
+        vocabulary_size: int | None = None,
+        *,
+        pad_vocabulary_to: int | None = None,
+        pretrained: bool = False,
+        tokenizer: Any = None,
+        learning_rate: float = 5e-4,
+        betas: tuple[float, float] = (0.9, 0.98),
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.02,
+        decay_vectors: bool = True,
+        warmup_steps: int | None = None,
+        warmup_fraction: float | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if warmup_steps is None and warmup_fraction is None:
+            warmup_fraction = WARMUP_FRACTION
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            warmup_fraction=warmup_fraction,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
+        )
+        self.save_hyperparameters(ignore=["tokenizer"])
+        self.betas = betas[0], betas[1]
+        self.epsilon = epsilon
+        self.decay_vectors = decay_vectors
+        with self.keyed_construction():
+            self.network, self.vocabulary = make_masked_rows(
+                network, vocabulary_size, pad_vocabulary_to, pretrained, tokenizer
+            )
+        # What rebuilds the network without the files that it came from.
+        self.hparams.update(self.arguments(), pretrained=False)
+        self.row_means = nn.ModuleDict({stage: _row_means() for stage in ("val", "test")})
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens, without padding."""
+        return self.network.columns
+
+    # ------------------------------------------------------------------------------ rows
+
+    def forward(self, batch: Any) -> Tensor:
+        """Returns logits [N, V] of the masked tokens of a batch, in its order."""
+        logits_NV: Tensor = self.network(batch)
+        return logits_NV
+
+    def rows(self, batch: Any) -> Tensor:
+        """Returns the same."""
+        return self.forward(batch)
+
+    def schema(self) -> RowSchema:
+        """Returns the vocabulary, as far as it is known."""
+        known = self.vocabulary
+        return RowSchema(columns=self.vocabulary_size) if known is None else known.schema
+
+    # ------------------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns the part of the micro-batch in the loss; logs the mean over its masked tokens."""
+        logits_NV, targets_N = self._rows_and_targets(batch)
+        total = F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+        count = len(targets_N)
+        if count:
+            self.log("train/loss", total.detach() / count, prog_bar=True, batch_size=count)
+        return self.contribution(total, count)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Logs `val/loss`, `val/accuracy` and `val/perplexity`, over all masked tokens."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Logs the same under `test/`."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns logits [N, V] of the masked tokens."""
+        return self.rows(batch)
+
+    def _rows_and_targets(self, batch: Any) -> tuple[Tensor, Tensor]:
+        labels_BT = masked_labels(batch)
+        targets_N = labels_BT[labels_BT != NO_TARGET]
+        return self.network(batch), targets_N
+
+    def _evaluate(self, stage: str, batch: Any) -> None:
+        logits_NV, targets_N = self._rows_and_targets(batch)
+        loss = F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+        right = (logits_NV.argmax(dim=1) == targets_N).sum()
+        means: Any = self.row_means[stage]
+        for name, metric in means.items():
+            metric.update(right if name == "accuracy" else loss, len(targets_N))
+            self.log(f"{stage}/{name}", metric, prog_bar=name == "loss")
+
+    # ------------------------------------------------------------------------------ wiring
+
+    def setup(self, stage: str) -> None:
+        """Takes the vocabulary of the data module; refuses another, and too long sequences."""
+        data = getattr(self.trainer, "datamodule", None)
+        padding = getattr(self.network.network.config, "pad_token_id", None)
+        self.vocabulary = agree_on_vocabulary(self.vocabulary_size, self.vocabulary, padding, data)
+        length, longest = getattr(data, "sequence_length", None), self.network.positions
+        if isinstance(length, int) and longest is not None and length > longest:
+            raise InputError(
+                "the sequences are longer than the network's positions",
+                key="data.sequence_length",
+                found=length,
+                accepted=f"at most {longest}",
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Looks, once, whether the tokens of the batch are in the vocabulary; keys dropout."""
+        if batch_idx == 0 and int(batch["input_ids"].max()) >= self.vocabulary_size:
+            raise InputError(
+                "the batch holds a token that is not in the vocabulary",
+                key="model.vocabulary_size",
+                found=int(batch["input_ids"].max()),
+                accepted=f"less than {self.vocabulary_size}",
+            )
+        super().on_train_batch_start(batch, batch_idx)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns all parameters in one group, or biases and norms in a second without decay."""
+        if self.decay_vectors:
+            return super().parameter_groups()
+        trained = [each for each in self.parameters() if each.requires_grad]
+        return [
+            {"params": [each for each in trained if each.ndim > 1]},
+            {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Returns AdamW with the recipe's coupled decay."""
+        return AdamW(
+            groups,
+            lr=self.learning_rate,
+            betas=self.betas,
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+        )
+
+    def decay(self, progress: float) -> float:
+        """Returns the factor of the learning rate after warm-up: linear to 0.02."""
+        return 1.0 - (1.0 - FINAL_FACTOR) * progress
+
+    # ------------------------------------------------------------------------------ checkpoints
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns what rebuilds the architecture, whichever way it was given."""
+        config = plain_config(self.network.network.config)
+        size, padded = self.vocabulary_size, config["vocab_size"]
+        return {
+            "network": config,
+            "vocabulary_size": size,
+            "pad_vocabulary_to": padded if padded > size else None,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Adds the tokenizer, so that export and evaluation do without its files."""
+        known = self.vocabulary
+        return {**super().describe(), "tokenizer_json": known and known.tokenizer_json}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the checkpoint's vocabulary, or refuses to go on with another."""
+        super().on_load_checkpoint(checkpoint)
+        stored = Vocabulary.described(checkpoint.get(CHECKPOINT_KEY, {}))
+        if stored is not None and self.vocabulary is not None:
+            check_same_tokens(stored, self.vocabulary, "data")
+        self.vocabulary = self.vocabulary or stored
+
+
+def _row_means() -> nn.ModuleDict:
+    perplexity = RowMean(exponential=True)
+    return nn.ModuleDict({"loss": RowMean(), "accuracy": RowMean(), "perplexity": perplexity})

@@ -1,0 +1,222 @@
+"""Masked-LM networks: BERT in four sizes, any Hugging Face configuration, or a pretrained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.models.hugging_face import load_hugging_face
+from rrr_lightning.models.masked_rows import MaskedRows
+from rrr_lightning.models.vocabulary import (
+    Vocabulary,
+    check_same_tokens,
+    load_tokenizer,
+    padded_size,
+)
+
+# Heads are 64 wide and the feed-forward layers four times the hidden width, as in the published
+# miniatures and in BERT itself.
+PRESETS: dict[str, dict[str, Any]] = {
+    name: {
+        "model_type": "bert",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+    }
+    for name, (layers, width) in {
+        "mini": (4, 256),
+        "small": (4, 512),
+        "base": (12, 768),
+        "large": (24, 1024),
+    }.items()
+}
+# What a configuration says about the file that it came from, and not about the network.
+_NOT_OF_THE_NETWORK = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "torch_dtype",
+)
+
+
+def make_masked_rows(
+    spec: str | dict[str, Any],
+    size: int | None,
+    multiple: int | None,
+    pretrained: bool,
+    tokenizer: Any,
+) -> tuple[MaskedRows, Vocabulary | None]:
+    """Returns a network and its vocabulary; see the arguments of `MaskedLanguageModel`.
+
+    Raises:
+        InputError: There is no such network or tokenizer, or they do not fit together.
+    """
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(tokenizer, "model.tokenizer")
+    vocabulary = None if tokenizer is None else Vocabulary.of(tokenizer)
+    if size is None and vocabulary is not None:
+        size = vocabulary.size
+    if pretrained:
+        network, vocabulary = _load(spec, size, multiple, vocabulary)
+    else:
+        network = _build(spec, size, multiple, vocabulary)
+    if vocabulary is not None and vocabulary.size != network.columns:
+        raise InputError(
+            "differs from the tokenizer's number of tokens",
+            key="model.vocabulary_size",
+            found=network.columns,
+            accepted=str(vocabulary.size),
+        )
+    return network, vocabulary
+
+
+def _build(
+    spec: str | dict[str, Any], size: int | None, multiple: int | None, known: Vocabulary | None
+) -> MaskedRows:
+    config = read_config(spec)
+    size = _check_size(config["vocab_size"] if size is None else size)
+    config["vocab_size"] = padded_size(size, multiple)
+    if known is not None and "pad_token" in known.special_token_ids:
+        config["pad_token_id"] = known.special_token_ids["pad_token"]
+    return MaskedRows(build_masked_network(config), size)
+
+
+def _load(
+    source: str | dict[str, Any], size: int | None, multiple: int | None, known: Vocabulary | None
+) -> tuple[MaskedRows, Vocabulary | None]:
+    if not isinstance(source, str) or source in PRESETS or multiple is not None:
+        raise InputError(
+            "there are no weights to start from, or they would be padded",
+            key="model.pretrained",
+            found={"network": source, "pad_vocabulary_to": multiple},
+            accepted="a folder or hub id as model.network, and no model.pad_vocabulary_to",
+        )
+    loaded = load_hugging_face(source, "model.network")
+    if not isinstance(loaded.network, MaskedRows):
+        raise InputError(
+            "not a network for masked language modelling",
+            key="model.network",
+            found=type(loaded.network).__name__,
+            accepted="a folder or hub id of one",
+        )
+    if known is not None and loaded.vocabulary is not None:
+        check_same_tokens(loaded.vocabulary, known, "model.tokenizer")
+    columns = _check_size(size or loaded.network.columns, loaded.network.columns)
+    return MaskedRows(loaded.network.network, columns), known or loaded.vocabulary
+
+
+def _check_size(size: int, most: int | None = None) -> int:
+    if size < 2 or (most is not None and size > most):
+        raise InputError(
+            "out of range",
+            key="model.vocabulary_size",
+            found=size,
+            accepted="2 or more" if most is None else f"2 to {most}, the columns of the network",
+        )
+    return size
+
+
+def read_config(spec: str | Mapping[str, Any], key: str = "model.network") -> dict[str, Any]:
+    """Returns a configuration in plain types, whole, so that it does without the file it came from.
+
+    Args:
+        spec: `mini`, `small`, `base` or `large`; a mapping with `model_type`; or a folder or hub id
+            with a `config.json`.
+        key: The config key for messages.
+
+    Raises:
+        InputError: There is no such configuration, or none of a masked-LM network.
+    """
+    import transformers
+
+    given = (
+        dict(spec) if isinstance(spec, Mapping) else PRESETS.get(spec) or _config_file(spec, key)
+    )
+    kind = given.get("model_type") or ""
+    masked_lms = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if kind not in masked_lms:
+        nearest = did_you_mean(kind, masked_lms) if kind else ""
+        raise InputError(
+            f"no masked-LM network of this model_type{nearest}",
+            key=key,
+            found=kind or "none",
+            accepted="a Hugging Face configuration such as {model_type: bert, hidden_size: 256}",
+        )
+    values = {name: value for name, value in given.items() if name != "model_type"}
+    if isinstance(spec, Mapping) and "transformers_version" not in spec:
+        _refuse_unknown(kind, values, key)  # written by hand
+    try:
+        config = transformers.AutoConfig.for_model(kind, **values)
+    except Exception as error:  # configurations check themselves in many ways
+        raise InputError(
+            f"not a configuration of {kind} ({str(error).splitlines()[0]})", key=key
+        ) from error
+    return plain_config(config)
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Returns a Hugging Face configuration as a mapping that `read_config` takes."""
+    whole = config.to_diff_dict()
+    return {name: value for name, value in whole.items() if name not in _NOT_OF_THE_NETWORK}
+
+
+def build_masked_network(config: Mapping[str, Any]) -> nn.Module:
+    """Builds a network from a configuration as `read_config` gives it, with new weights.
+
+    Its attention is torch's scaled dot product wherever the architecture has it.
+
+    Raises:
+        InputError: Values that do not go together.
+    """
+    import transformers
+
+    values = {name: value for name, value in config.items() if name != "model_type"}
+    try:
+        made = transformers.AutoConfig.for_model(config["model_type"], **values)
+        network: nn.Module = transformers.AutoModelForMaskedLM.from_config(made)
+    except (ValueError, TypeError, ImportError, AssertionError) as error:
+        raise InputError(
+            f"the configuration builds no network ({str(error).splitlines()[0]})",
+            key="model.network",
+        ) from error
+    return network
+
+
+def _config_file(source: str, key: str) -> dict[str, Any]:
+    import transformers
+
+    folder = Path(source).expanduser()
+    try:
+        found, _ = transformers.PretrainedConfig.get_config_dict(
+            str(folder) if folder.is_dir() else source
+        )
+    except Exception as error:  # missing, unreachable, damaged: of many kinds
+        raise InputError(
+            f"no such network{did_you_mean(source, PRESETS)}",
+            key=key,
+            found=source,
+            accepted=", ".join(PRESETS) + ", a mapping with model_type, a folder with config.json, "
+            "or the id of a model on the hub that is cached or can be reached",
+        ) from error
+    return dict(found)
+
+
+def _refuse_unknown(kind: str, values: Mapping[str, Any], key: str) -> None:
+    """A configuration takes any key without a word, so a misspelt one would be lost."""
+    import transformers
+
+    known = transformers.AutoConfig.for_model(kind)
+    for name in values:
+        if not hasattr(known, name):
+            raise InputError(
+                f"{kind} has no such value{did_you_mean(name, known.to_dict())}",
+                key=f"{key}.{name}",
+                found=values[name],
+            )
