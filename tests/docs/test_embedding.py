@@ -38,6 +38,8 @@ def test_the_project_runs(
     torch.save(teacher.state_dict(), "teacher.pt")
     names: dict[str, object] = {}
     exec(block(name).replace("lightning.pytorch", package), names)
-    metrics = names["trainer"].callback_metrics  # type: ignore[attr-defined]
-    assert "loss" in metrics
-    assert ("train/distillation_weight" in metrics) == (name == "after")
+    assert "loss" in names["trainer"].callback_metrics  # type: ignore[attr-defined]
+    if name == "after":
+        state = names["distillation"].state_dict()  # type: ignore[attr-defined]
+        assert state["total_steps"] == 5 * 8
+        assert len(state["teachers"]) == 1
