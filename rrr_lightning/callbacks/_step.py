@@ -85,16 +85,19 @@ class DistilledStep:
             return output
         _check_alignment(student_rows, teacher_rows)
         task_loss = output["loss"] if isinstance(output, Mapping) else output
-        distillation_loss = self._loss(student_rows, teacher_rows)
+        distillation_loss = mean = self._loss(student_rows, teacher_rows)
+        factor = 1.0
         if self._row_factor is not None:
-            distillation_loss = distillation_loss * self._row_factor(len(student_rows))
+            factor = self._row_factor(len(student_rows))
+            distillation_loss = mean * factor
         self._is_tried = True
         if weight == 0:
             return output
         loss = (1 - weight) * task_loss + weight * distillation_loss
         if self._is_logging_step():
             agreement = _agreement(student_rows, teacher_rows)
-            values = (task_loss.detach(), distillation_loss.detach(), weight, agreement)
+            # Means over rows, both of them; a step without rows has none, and its losses are zero.
+            values = (task_loss.detach() / (factor or 1.0), mean.detach(), weight, agreement)
             self._to_log = dict(zip(LOGGED_KEYS, values, strict=False))
             if len(drawn) == 1:
                 self._to_log["train/teacher"] = float(drawn[0])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.losses import kl_divergence
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
@@ -98,6 +99,15 @@ def test_the_returned_loss_is_the_sum_over_a_constant() -> None:
     count = int((given["labels"] != -100).sum())
     loss = model.training_step(given, 0) * EXPECTED_ROWS / count
     torch.testing.assert_close(loss, reference(model).eval()(**given).loss, **ROUNDING)
+
+
+@ONE_BATCH
+def test_a_distilled_step_logs_means_per_row() -> None:
+    model, teacher, given = language_model(**WIDE), language_model(seed=7, **WIDE), batch()
+    mean = kl_divergence(model.rows(given), teacher.rows(given), temperature=4.0).detach()
+    metrics = one_step(model, given, DistillationCallback([teacher])).callback_metrics
+    torch.testing.assert_close(metrics["train/task_loss"], metrics["train/loss"], **ROUNDING)
+    torch.testing.assert_close(metrics["train/distillation_loss"], mean, **ROUNDING)
 
 
 def test_evaluation_is_a_mean_over_all_masked_tokens() -> None:
