@@ -1,23 +1,24 @@
 """How documents lie in a file of each format; `text_files.py` opens the files.
 
 Every reader takes an open binary file, its name for messages, the column, and how many documents to
-pass over.
+pass over; when it is through it returns how many there are, those included.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO
 
 from rrr_lightning.errors import InputError, did_you_mean
 
 KINDS = ".parquet, .jsonl, .json (a document a line) or .txt, the last three also as .gz or .zst"
+Reader = Generator[str, None, int]
 # A text file of this size without a blank line is not one document, but written one to a line.
 LONGEST_DOCUMENT = 4 * 2**20
 
 
-def read_parquet(file: IO[bytes], location: str, column: str, start: int) -> Iterator[str]:
+def read_parquet(file: IO[bytes], location: str, column: str, start: int) -> Reader:
     """Yields one document a row; row groups that are passed over are not read."""
     from pyarrow import parquet, types
 
@@ -45,9 +46,10 @@ def read_parquet(file: IO[bytes], location: str, column: str, start: int) -> Ite
                 row += 1
                 if row > start:
                     yield document
+    return row
 
 
-def read_json_lines(file: IO[bytes], location: str, column: str, start: int) -> Iterator[str]:
+def read_json_lines(file: IO[bytes], location: str, column: str, start: int) -> Reader:
     """Yields one document a line that is not blank."""
     row = 0
     for number, line in enumerate(file, 1):
@@ -78,9 +80,10 @@ def read_json_lines(file: IO[bytes], location: str, column: str, start: int) -> 
         if "\\u" in text and any("\ud800" <= letter <= "\udfff" for letter in document):
             raise _not_utf8(place)
         yield document
+    return row
 
 
-def read_text(file: IO[bytes], location: str, column: str, start: int) -> Iterator[str]:
+def read_text(file: IO[bytes], location: str, column: str, start: int) -> Reader:
     """Yields one document a paragraph: a blank line ends it."""
     lines: list[str] = []
     count = size = 0
@@ -101,8 +104,11 @@ def read_text(file: IO[bytes], location: str, column: str, start: int) -> Iterat
             if count > start:
                 yield "\n".join(lines)
             lines, size = [], 0
-    if lines and count >= start:
-        yield "\n".join(lines)
+    if lines:
+        count += 1
+        if count > start:
+            yield "\n".join(lines)
+    return count
 
 
 def check_column(column: str, known: list[str], place: str) -> None:

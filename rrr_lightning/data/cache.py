@@ -17,6 +17,8 @@ from typing import Any
 
 from rrr_lightning.errors import InputError
 
+UNFINISHED = ".writing"
+
 
 def cache_root(cache_dir: str | None) -> Path:
     """Returns the folder of prepared data: `cache_dir`, or `RRR_CACHE`, or the user's cache."""
@@ -59,6 +61,8 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
             partial = Path(f"{target}.partial")
             with writing(target.parent):
                 partial.mkdir(exist_ok=True)
+                for left in partial.glob(f"*{UNFINISHED}"):
+                    left.unlink()
             build(partial)
             with writing(target.parent):
                 os.replace(partial, target)
@@ -76,7 +80,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         InputError: The cache cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.writing")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with writing(path.parent.parent):
         write(unfinished)
         with open(unfinished, "rb") as file:

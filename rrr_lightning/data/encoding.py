@@ -34,6 +34,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, mode: Mode, length: int) -> None:
         from tokenizers import Tokenizer
 
+        self._tokenizer = tokenizer
         self.mode = mode
         self.length = length
         self.start, self.separator = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -48,6 +49,9 @@ class Encoder:
             self._specials = self._backend.num_special_tokens_to_add(is_pair=False)
             self._backend.enable_truncation(length)
         self._cuts = mode == "truncate" and _splits_at_spaces(json.loads(description))
+
+    def __reduce__(self) -> tuple[type[Encoder], tuple[Any, Mode, int]]:
+        return Encoder, (self._tokenizer, self.mode, self.length)
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Returns the ids of each text: a sample, or for `pack` its tokens and a separator."""

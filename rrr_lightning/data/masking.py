@@ -58,6 +58,21 @@ def random_words(seed: int, keys: Sequence[Key], length: int) -> Words:
     return mix(state[:, None] + np.arange(1, length + 1, dtype=np.uint64) * _STRIDE)
 
 
+def check_probability(probability: float) -> None:
+    """Refuses what is not the probability of a mask.
+
+    Raises:
+        InputError: `probability` is not between 0 and 1.
+    """
+    if not 0 < probability < 1:
+        raise InputError(
+            "out of range",
+            key="data.mask_probability",
+            found=probability,
+            accepted="a number between 0 and 1, both excluded",
+        )
+
+
 class Masking:
     """Chooses tokens as targets and hides most of them; special tokens are never chosen.
 
@@ -86,13 +101,7 @@ class Masking:
         seed: int = 0,
         exact: bool = False,
     ) -> None:
-        if not 0 < probability < 1:
-            raise InputError(
-                "out of range",
-                key="data.mask_probability",
-                found=probability,
-                accepted="a number between 0 and 1, both excluded",
-            )
+        check_probability(probability)
         self.mask_id = mask_id
         self.probability = probability
         self.exact = exact

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
-from rrr_lightning.data._text_formats import KINDS, read_json_lines, read_parquet, read_text
+from rrr_lightning.data._text_formats import KINDS, Reader, read_json_lines, read_parquet, read_text
 from rrr_lightning.errors import InputError
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".txt")
@@ -36,8 +36,8 @@ def kind_of(location: str) -> tuple[str, str] | None:
     return kind, compression
 
 
-def read_documents(location: str, column: str, start: int = 0) -> Iterator[str]:
-    """Yields the documents of a file.
+def read_documents(location: str, column: str, start: int = 0) -> Reader:
+    """Yields the documents of a file, and returns how many it has when it is through.
 
     Args:
         location: A path, or an address such as `hf://datasets/allenai/c4/en/…json.gz`.
@@ -51,13 +51,11 @@ def read_documents(location: str, column: str, start: int = 0) -> Iterator[str]:
     if kind is None:
         raise InputError("unknown format", key="data.source", found=location, accepted=KINDS)
     read = {".parquet": read_parquet, ".txt": read_text}.get(kind[0], read_json_lines)
-    empty = start == 0
     with _opened(location, kind[1]) as file:
-        for document in read(file, location, column, start):
-            empty = False
-            yield document
-    if empty:
+        count = yield from read(file, location, column, start)
+    if count == 0:
         raise InputError("holds no documents", key="data.source", found=location)
+    return count
 
 
 @contextmanager

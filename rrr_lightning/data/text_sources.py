@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.data._text_formats import KINDS
-from rrr_lightning.data.documents import Documents, FileDocuments, TableDocuments
+from rrr_lightning.data.documents import (
+    Documents,
+    FileDocuments,
+    FirstDocuments,
+    TableDocuments,
+    TuningDocuments,
+)
 from rrr_lightning.data.prose import EmbeddedProse
 from rrr_lightning.data.text_files import kind_of
 from rrr_lightning.errors import InputError, did_you_mean
@@ -74,6 +80,43 @@ def open_documents(
             )
     val_split = val_split or next((name for name in USUAL_NAMES if name in names), None)
     return open_split(train_split), open_split(val_split) if val_split else None
+
+
+def choose_documents(
+    train: Documents,
+    validation: Documents | None,
+    tuning_fraction: float = 0.0,
+    most: int | None = None,
+    most_of_validation: int | None = None,
+) -> tuple[Documents, Documents]:
+    """Returns the documents to train on and to validate on.
+
+    Args:
+        train: The training split.
+        validation: The validation split, if there is one.
+        tuning_fraction: Part of the training documents to validate on instead.
+        most: Use only the first so many training documents.
+        most_of_validation: Use only the first so many validation documents.
+
+    Raises:
+        InputError: There is nothing to validate on.
+    """
+    whole = train if most is None else FirstDocuments(train, most)
+    if tuning_fraction:
+        train = TuningDocuments(whole, tuning_fraction, held_out=False)
+        validation = TuningDocuments(whole, tuning_fraction, held_out=True)
+    elif validation is None:
+        raise InputError(
+            f"nothing to validate on: {train.name} has no split named val, validation or test",
+            key="data.tuning_fraction",
+            found=tuning_fraction,
+            accepted="a fraction above 0 and below 1",
+        )
+    else:
+        train = whole
+    if most_of_validation is not None:
+        validation = FirstDocuments(validation, most_of_validation)
+    return train, validation
 
 
 def hub_tables(source: str, config: str | None, column: str) -> tuple[Sequence[str], Open]:

@@ -16,7 +16,8 @@ from rrr_lightning.data import preparation
 from rrr_lightning.data.encoding import Encoder
 from rrr_lightning.data.mapped import MappedSamples
 from rrr_lightning.data.preparation import prepare
-from rrr_lightning.data.tokenizer import SPECIAL_TOKENS, rebuild_tokenizer, train_wordpiece
+from rrr_lightning.data.tokenizer import rebuild_tokenizer
+from rrr_lightning.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 from rrr_lightning.errors import InputError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

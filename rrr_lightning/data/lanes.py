@@ -1,0 +1,122 @@
+"""A stream as lanes of files: what a step reads is a function of (seed, step), with nothing saved.
+
+The files are dealt to lanes, and every optimizer step takes equally many documents from each lane,
+so ranks and workers that hold different lanes read different files. A lane repeats its files in a
+new keyed order in each of its epochs, and within a block of neighbouring documents the order is
+keyed too. A resumed run passes over the files that it is through with, and skips into the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from rrr_lightning.data.file_counts import FileCounts
+from rrr_lightning.data.sampling import BatchPlan, EndlessBatches, Key
+from rrr_lightning.random import keyed_permutation
+
+MOST_LANES = 32  # a lane is an open file and a block of documents
+BLOCK_DOCUMENTS = 1024
+MOST_DOCUMENTS = 2**40  # of a file; a document's number holds its file's and its own in that file
+
+
+def lanes_for(files: int, global_batch_size: int) -> int:
+    """Returns the number of lanes: as many as divide a batch, with at least one file each.
+
+    >>> lanes_for(files=1024, global_batch_size=4096), lanes_for(files=5, global_batch_size=6)
+    (32, 3)
+    """
+    most = min(files, MOST_LANES)
+    return next(lanes for lanes in range(most, 0, -1) if global_batch_size % lanes == 0)
+
+
+class StreamedBatches(EndlessBatches):
+    """Micro-batches of (lane, position) keys.
+
+    Args:
+        lanes: Number of lanes; divides the global batch size.
+        plan: The shares of ranks and micro-batches.
+        seed: Seed of the order.
+        step: Returns the optimizer step to continue from; called when an iteration starts.
+    """
+
+    steps_per_epoch = None
+
+    def __init__(self, lanes: int, plan: BatchPlan, seed: int, step: Callable[[], int]) -> None:
+        super().__init__(plan, seed, step)
+        self.lanes = lanes
+
+    def micro_batch(self, step: int, number: int) -> list[Key]:
+        """Returns which document of which lane each place of a micro-batch holds."""
+        width = self.plan.global_batch_size // self.lanes
+        return [
+            (place // width, step * width + place % width) for place in self.plan.places(number)
+        ]
+
+
+class Found(NamedTuple):
+    """A document of a stream, and the (epoch, index) that names this view of it."""
+
+    key: Key
+    text: str
+
+
+class Lane:
+    """The documents of some files in keyed order, again and again.
+
+    Documents are to be asked for in the order of their positions, or nearly so: asking for one that
+    lies behind starts the reading anew.
+
+    Args:
+        number: The number of the lane.
+        files: The files of the stream; dealt to the lanes by key.
+        lanes: The number of lanes.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, number: int, files: FileCounts, lanes: int, seed: int) -> None:
+        self.number = number
+        self.files = files
+        self.seed = seed
+        deal = keyed_permutation(len(files), seed, "deal").tolist()
+        self.members: list[int] = deal[number::lanes]
+        self._place = (-1, -1)  # the epoch and block of the documents at hand
+        self._documents: list[Found] = []
+        self._reader: Iterator[Found] = iter(())
+
+    def __getitem__(self, position: int) -> Found:
+        while True:  # twice, when only the end of an epoch tells its length
+            epoch, place = self._locate(position)
+            block, place = divmod(place, BLOCK_DOCUMENTS)
+            self._read(epoch, block)
+            if place < len(self._documents):
+                return self._documents[place]
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        """The epoch and the position in it; while its length is not known it is the first."""
+        length = self.files.total(self.members)
+        return (0, position) if length is None else divmod(position, length)
+
+    def _read(self, epoch: int, block: int) -> None:
+        """Brings a block of documents to hand, in their keyed order."""
+        if self._place == (epoch, block):
+            return
+        if self._place != (epoch, block - 1):
+            self._reader = self._from(epoch, block * BLOCK_DOCUMENTS)
+        found = list(islice(self._reader, BLOCK_DOCUMENTS))
+        order = keyed_permutation(len(found), self.seed, "block", self.number, epoch, block)
+        self._documents = [found[place] for place in order.tolist()]
+        self._place = (epoch, block)
+
+    def _from(self, epoch: int, skip: int) -> Iterator[Found]:
+        """The documents of an epoch from a position on; tells each file's length at its end."""
+        order = keyed_permutation(len(self.members), self.seed, "files", self.number, epoch)
+        for file in (self.members[place] for place in order.tolist()):
+            known = self.files.known(file)
+            if known is not None and skip >= known:
+                skip -= known
+                continue
+            for row, text in self.files.read(file, skip):
+                yield Found((epoch, file * MOST_DOCUMENTS + row), text)
+            skip = max(0, skip - (self.files.known(file) or 0))

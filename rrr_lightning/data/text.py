@@ -1,0 +1,186 @@
+"""Text for masked language modelling: from a hub id, files, or the prose of installed packages.
+
+Batches are dicts of int64 tensors [B, T], as `DataCollatorForLanguageModeling` gives them:
+`input_ids`, `attention_mask`, and `labels` with -100 where there is no target. Documents are
+tokenized once and mapped into memory, or streamed; masks are a function of (seed, epoch, index).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from rrr_lightning.data.base import KeyedDataModule
+from rrr_lightning.data.cache import cache_root
+from rrr_lightning.data.documents import Documents, FileDocuments
+from rrr_lightning.data.encoding import Encoder
+from rrr_lightning.data.lanes import StreamedBatches
+from rrr_lightning.data.loader import KeyedSet
+from rrr_lightning.data.mapped import MappedSamples
+from rrr_lightning.data.masking import Masking, check_probability
+from rrr_lightning.data.preparation import prepare
+from rrr_lightning.data.sampling import EndlessBatches
+from rrr_lightning.data.text_batches import PreparedText, StreamedText, open_stream
+from rrr_lightning.data.text_settings import check_settings
+from rrr_lightning.data.text_sources import choose_documents, open_documents
+from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.data.wordpiece import trained_size, trained_tokenizer
+from rrr_lightning.random import global_seed
+
+
+class TextDataModule(KeyedDataModule):
+    """Documents with masks.
+
+    Args:
+        source: `embedded` for the prose of installed packages; a `.parquet`, `.jsonl` or `.txt`
+            file (the last two also as `.gz` or `.zst`; a blank line ends a document of a text
+            file); a folder of such files; or a hub id.
+        tokenizer: A hub id or folder of a fast tokenizer, or `train:<size>` for a WordPiece
+            vocabulary trained on the source.
+        config: The configuration of a data set on the hub, such as `en`.
+        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders.
+        val_split: The same; by default val, validation or test.
+        column: The column or key that holds the text.
+        mode: `truncate` for one document a sample, cut and padded; `pack` for documents joined with
+            separators, without padding.
+        sequence_length: Tokens of a sample, special ones included.
+        mask_probability: The probability with which a token is a target in training; in validation
+            it is always 0.15, with masks that never change.
+        exact_masking: Mask equally many tokens in every micro-batch, for static shapes under
+            compilation only; needs `pack`.
+        streaming: Read and tokenize training documents where they are, step by step, instead of
+            preparing them; validation documents are prepared all the same.
+        max_documents: Use only the first so many training documents.
+        max_val_documents: Use only the first so many validation documents.
+        tuning_fraction: Part of the training documents to validate on instead of `val_split`, the
+            same for every seed.
+        cache_dir: Folder of prepared data; by default `RRR_CACHE`, or `rrr_lightning` in the user's
+            cache folder.
+        global_batch_size: Samples of one optimizer step, over all devices and micro-batches.
+        micro_batch_size: The most samples per device and forward pass; by default a device's share.
+        eval_batch_size: Samples per device in evaluation; by default that of training.
+        num_workers: Processes that load data, per device.
+        seed: Seed of order and masks; by default that of `seed_everything`, or 0.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: str = "bert-base-uncased",
+        config: str | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        column: str = "text",
+        mode: Literal["truncate", "pack"] = "truncate",
+        sequence_length: int = 128,
+        mask_probability: float = 0.15,
+        exact_masking: bool = False,
+        streaming: bool = False,
+        max_documents: int | None = None,
+        max_val_documents: int | None = None,
+        tuning_fraction: float = 0.0,
+        cache_dir: str | None = None,
+        global_batch_size: int = 256,
+        micro_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
+        self.source = source
+        self.tokenizer_name = tokenizer
+        self.config = config
+        self.splits = (train_split, val_split)
+        self.column = column
+        self.mode = mode
+        self.sequence_length = sequence_length
+        self.mask_probability = mask_probability
+        self.exact_masking = exact_masking
+        self.streaming = streaming
+        self.limits = (max_documents, max_val_documents)
+        self.tuning_fraction = tuning_fraction
+        self.cache = cache_root(cache_dir)
+        check_probability(mask_probability)
+        trained_size(tokenizer)
+        check_settings(self)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The fast Hugging Face tokenizer; one to be trained is trained when first asked for."""
+        size = trained_size(self.tokenizer_name)
+        if size is None:
+            return load_tokenizer(self.tokenizer_name)
+        return trained_tokenizer(self._opened[0], size, self.cache)
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The whole tokenizer as `tokenizer.json` has it, to travel in a checkpoint."""
+        return str(self.tokenizer.backend_tokenizer.to_str())
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens in the order of their ids; empty where an id has none."""
+        by_id = {number: token for token, number in self.tokenizer.get_vocab().items()}
+        return tuple(by_id.get(number, "") for number in range(max(by_id) + 1))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The greatest id plus one."""
+        return len(self.vocabulary)
+
+    @property
+    def special_token_ids(self) -> dict[str, int]:
+        """The ids of the special tokens by name, such as `mask_token`."""
+        named = sorted(self.tokenizer.special_tokens_map.items())
+        return {
+            name: int(self.tokenizer.convert_tokens_to_ids(token))
+            for name, token in named
+            if isinstance(token, str)
+        }
+
+    @cached_property
+    def documents(self) -> tuple[Documents, Documents]:
+        """The documents to train on and to validate on."""
+        return choose_documents(*self._opened, self.tuning_fraction, *self.limits)
+
+    def prepare_data(self) -> None:
+        """Trains the tokenizer and tokenizes the documents, unless the cache has the result."""
+        for documents in self.documents[int(self.streaming) :]:
+            self._prepared(documents)
+
+    def load(self) -> tuple[KeyedSet, KeyedSet]:
+        """Returns the training set and the validation set."""
+        seed, (train, validation) = global_seed(self.seed), self.documents
+        masking = self._masking(self.mask_probability, seed, self.exact_masking)
+        held = self._set(validation, self._masking())
+        if not isinstance(train, FileDocuments) or not self.streaming:
+            return self._set(train, masking), held
+        padding, size = self.tokenizer.pad_token_id, self.global_batch_size
+        return open_stream(train, self._encoder(), masking, padding, size, seed, self.cache), held
+
+    def make_batches(self, training_set: KeyedSet) -> EndlessBatches:
+        """Returns the sampler of the training loader."""
+        if not isinstance(training_set, StreamedText):
+            return super().make_batches(training_set)
+        seed = global_seed(self.seed)
+        return StreamedBatches(training_set.lanes, self.plan, seed, step=self._current_step)
+
+    @cached_property
+    def _opened(self) -> tuple[Documents, Documents | None]:
+        places = (self.source, self.config, *self.splits)
+        return open_documents(*places, self.column, self.streaming)
+
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, self.mode, self.sequence_length)
+
+    def _masking(self, *settings: Any) -> Masking:
+        ids = self.tokenizer.all_special_ids
+        return Masking(self.vocabulary_size, ids, self.tokenizer.mask_token_id, *settings)
+
+    def _prepared(self, documents: Documents) -> MappedSamples:
+        folder = prepare(documents, self._encoder(), self.tokenizer_json, self.cache)
+        return MappedSamples(folder)
+
+    def _set(self, documents: Documents, masking: Masking) -> KeyedSet:
+        padding = self.tokenizer.pad_token_id
+        return PreparedText(self._prepared(documents), masking, self.sequence_length, padding)
