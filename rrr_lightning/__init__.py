@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rrr_lightning.distillation.teacher import Teacher as Teacher
     from rrr_lightning.errors import InputError as InputError
     from rrr_lightning.models.image_classifier import ImageClassifier as ImageClassifier
+    from rrr_lightning.models.masked_lm import MaskedLanguageModel as MaskedLanguageModel
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOME_OF = {
     "Teacher": "rrr_lightning.distillation.teacher",
     "InputError": "rrr_lightning.errors",
     "ImageClassifier": "rrr_lightning.models.image_classifier",
+    "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
 }
 
 __all__ = ["__version__", *_HOME_OF]

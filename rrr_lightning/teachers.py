@@ -5,6 +5,7 @@
     torchvision:resnet18?checkpoint=a.pth&num_classes=10
     timm:resnet50.a1_in1k                           if timm is installed
     hf:bert-large-uncased                           a hub id or a local folder
+    exported/r50                                    a folder that `rrr export` wrote
     {model: {class_path, init_args}, checkpoint: FILE}
 
 Nothing here draws from the student's random stream, and no file is ever unpickled.
@@ -12,7 +13,6 @@ Nothing here draws from the student's random stream, and no file is ever unpickl
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,21 +32,23 @@ from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import load_hugging_face
 from rrr_lightning.models.pretrained import Pretrained, load_timm, load_torchvision
+from rrr_lightning.models.stored import (
+    STUDENT_FILE,
+    load_checkpoint,
+    load_exported,
+    stored_schema,
+)
 
 _ACCEPTED = (
     "a checkpoint file of this library, torchvision:NAME?weights=NAME, timm:NAME, "
-    "hf:ID_OR_FOLDER, a Hugging Face folder, or {model: {class_path, init_args}, checkpoint: FILE}"
+    "hf:ID_OR_FOLDER, a Hugging Face folder or an exported one, or "
+    "{model: {class_path, init_args}, checkpoint: FILE}"
 )
 _MAPPING_KEYS = ("model", "checkpoint", "mean", "std", "class_names")
 _QUERIES = {
     "torchvision": ("weights", "checkpoint", "num_classes"),
     "timm": ("weights", "checkpoint", "num_classes"),
     "hf": (),
-}
-# Checkpoints name their class; only these are ever built from a file.
-_CLASSES = {
-    "ImageClassifier": "rrr_lightning.models.image_classifier",
-    "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
 }
 
 
@@ -101,10 +103,15 @@ def _load_string(spec: str, key: str) -> Pretrained:
         name, _, query = rest.partition("?")
         return _load_named(kind, name, query, key)
     if spec and path.is_dir():
+        if (path / STUDENT_FILE).is_file():
+            return load_exported(path, key)
         if (path / "config.json").is_file():
             return load_hugging_face(str(path), key)
         raise InputError(
-            "a directory without config.json is no teacher", key=key, found=spec, accepted=_ACCEPTED
+            f"a directory without config.json or {STUDENT_FILE} is no teacher",
+            key=key,
+            found=spec,
+            accepted=_ACCEPTED,
         )
     what = f"unknown kind of teacher{did_you_mean(kind, _QUERIES)}" if colon else "no such file"
     raise InputError(what, key=key, found=spec, accepted=_ACCEPTED)
@@ -125,89 +132,6 @@ def _load_named(kind: str, name: str, query: str, key: str) -> Pretrained:
     if kind == "hf":
         return load_hugging_face(name, key)
     return (load_torchvision if kind == "torchvision" else load_timm)(name, values, key)
-
-
-def load_checkpoint(path: Path, key: str) -> Pretrained:
-    """Rebuilds the network in a checkpoint of this library; it is a `StudentModule`.
-
-    Args:
-        path: The file.
-        key: The config key for messages.
-
-    Raises:
-        InputError: It cannot be read, is no such checkpoint, or its weights do not fit.
-    """
-    content = read_checkpoint(path, key)
-    described = content.get(CHECKPOINT_KEY)
-    if not isinstance(described, Mapping) or not isinstance(described.get("arguments"), Mapping):
-        raise InputError(
-            f"{path} does not say which network its weights belong to",
-            key=key,
-            accepted="a checkpoint of this library, torchvision:NAME?checkpoint=FILE, or "
-            "{model: {class_path, init_args}, checkpoint: FILE}",
-        )
-    kind, arguments = str(described.get("class")), described["arguments"]
-    if kind not in _CLASSES:
-        raise InputError(
-            f"{path} holds a module of an unknown class",
-            key=key,
-            found=kind,
-            accepted=", ".join(_CLASSES),
-        )
-    if "network" in arguments and arguments["network"] is None:
-        raise InputError(
-            f"{path} was written by a module around a network object, so it does not say which",
-            key=key,
-            accepted="{model: {class_path, init_args}, checkpoint: FILE} with the network's class",
-        )
-    _refuse_other_classes(arguments, key)
-    try:
-        module = getattr(importlib.import_module(_CLASSES[kind]), kind)(**arguments)
-    except (InputError, TypeError) as error:
-        raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
-    load_strictly(module, state_dict_in(content, path, key), key)
-    module.on_load_checkpoint(content)
-    return Pretrained(
-        module, _stored_schema(described), sha256_of(path), ledger=described.get("ledger")
-    )
-
-
-def _refuse_other_classes(described: Any, key: str) -> None:
-    """Refuses class paths that lead to anything but networks: a file must not choose what runs."""
-    if isinstance(described, list | tuple):
-        for value in described:
-            _refuse_other_classes(value, key)
-    elif isinstance(described, Mapping):
-        for value in described.values():
-            _refuse_other_classes(value, key)
-        path = described.get("class_path")
-        if path is not None and not _is_network_class(str(path)):
-            raise InputError(
-                "the checkpoint names a class that is no network",
-                key=key,
-                found=path,
-                accepted="subclasses of torch.nn.Module that can be imported",
-            )
-
-
-def _is_network_class(path: str) -> bool:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return False
-    return isinstance(found, type) and issubclass(found, nn.Module)
-
-
-def _stored_schema(described: Mapping[str, Any]) -> RowSchema:
-    stored = described.get("schema") or {}
-    labels, statistics = stored.get("labels"), stored.get("normalization")
-    return RowSchema(
-        columns=stored.get("columns"),
-        labels=None if labels is None else tuple(labels),
-        normalization=statistics and Normalization(statistics["mean"], statistics["std"]),
-        special_token_ids=stored.get("special_token_ids"),
-    )
 
 
 def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
@@ -233,7 +157,7 @@ def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
     content = read_checkpoint(path, f"{key}.checkpoint")
     load_strictly(network, state_dict_in(content, path, f"{key}.checkpoint"), key)
     described = content.get(CHECKPOINT_KEY)
-    known = _stored_schema(described) if isinstance(described, Mapping) else RowSchema()
+    known = stored_schema(described) if isinstance(described, Mapping) else RowSchema()
     if isinstance(network, StudentModule) and described is None:
         known = network.schema()
     return Pretrained(network, _told_schema(spec, known, key), sha256_of(path))

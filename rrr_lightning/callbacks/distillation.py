@@ -121,6 +121,7 @@ class DistillationCallback(Callback):
         self.allow_teacher_change = allow_teacher_change
         self.teachers: list[Teacher] = []
         self._fingerprints: list[str] = []
+        self._names: list[str] = []
         self._total_steps = 0
         self._has_logged = False
         self._probe: TeacherProbe | None = None
@@ -138,6 +139,7 @@ class DistillationCallback(Callback):
         if not self.teachers:
             self.teachers = load_teachers(self.specs, self.teacher_inputs, module)
             self._fingerprints = [teacher.fingerprint() for teacher in self.teachers]
+            self._names = [teacher.name for teacher in self.teachers]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the module and the trainer, and loads the teachers, for `fit` alone."""
@@ -243,6 +245,7 @@ class DistillationCallback(Callback):
             "seed": self.pool.seed,
             "total_steps": self._total_steps,
             "teachers": list(self._fingerprints),
+            "names": list(self._names),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ network can be rebuilt without the code or configuration that made it.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,15 @@ def is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(is_plain(item) for pair in value.items() for item in pair)
     return value is None or type(value) in (bool, int, float, str)
+
+
+def describe_data(data: object) -> dict[str, Any] | None:
+    """Returns a data module's class and those of its arguments that it keeps and that are plain."""
+    if data is None:
+        return None
+    names = inspect.signature(type(data).__init__).parameters
+    plain = {name: value for name, value in vars(data).items() if name in names and is_plain(value)}
+    return {"class": type(data).__name__, "arguments": plain}
 
 
 class StudentModule(LightningModule, ABC):
@@ -195,7 +205,11 @@ class StudentModule(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description, and keeps of the hyper-parameters what any process can read."""
-        checkpoint[CHECKPOINT_KEY] = {**self.describe(), "training": self.training_values()}
+        checkpoint[CHECKPOINT_KEY] = {
+            **self.describe(),
+            "training": self.training_values(),
+            "data": describe_data(getattr(self.trainer, "datamodule", None)),
+        }
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyper_parameters.items() if not is_plain(value)]:
             del hyper_parameters[name]

@@ -48,7 +48,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
 
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser())
-    with _quiet():
+    with quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
@@ -98,7 +98,7 @@ def _vocabulary(source: str) -> Vocabulary | None:
     if not any(_find(source, name) for name in _VOCABULARIES):
         logger.warning("hf:%s has no tokenizer, so its vocabulary cannot be checked", source)
         return None
-    with _quiet():
+    with quiet():
         return Vocabulary.of(load_tokenizer(source, "distillation.teachers"))
 
 
@@ -141,8 +141,8 @@ def _find(source: str, name: str) -> Path | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps reports and progress bars to itself: what matters of them becomes one line."""
+def quiet() -> Iterator[None]:
+    """Keeps reports and progress bars of transformers to itself."""
     from transformers.utils import logging as reports
 
     level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()

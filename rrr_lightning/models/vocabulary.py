@@ -21,26 +21,22 @@ class Vocabulary:
     """The tokens of a tokenizer.
 
     Args:
-        size: The number of real tokens.
-        tokens: The tokens in the order of their ids; None where ids are left out in between.
+        tokens: The tokens in the order of their ids; empty where an id has none.
         special_token_ids: The ids of the special tokens by name, such as `mask_token`.
         tokenizer_json: The whole tokenizer as `tokenizer.json` has it, where it is a fast one.
     """
 
-    size: int
-    tokens: tuple[str, ...] | None
+    tokens: tuple[str, ...]
     special_token_ids: Mapping[str, int]
     tokenizer_json: str | None = None
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
         """Returns the vocabulary of a Hugging Face tokenizer."""
-        tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        dense = [token_id for _, token_id in tokens] == list(range(len(tokens)))
+        by_id = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return cls(
-            size=tokens[-1][1] + 1,
-            tokens=tuple(token for token, _ in tokens) if dense else None,
+            tokens=tuple(by_id.get(token_id, "") for token_id in range(max(by_id) + 1)),
             special_token_ids={
                 name: tokenizer.convert_tokens_to_ids(token)
                 for name, token in sorted(tokenizer.special_tokens_map.items())
@@ -56,21 +52,24 @@ class Vocabulary:
         if tokens is None:
             return None
         special = dict(getattr(data, "special_token_ids", None) or {})
-        return cls(len(tokens), tuple(tokens), special, getattr(data, "tokenizer_json", None))
+        return cls(tuple(tokens), special, getattr(data, "tokenizer_json", None))
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> Vocabulary | None:
         """Returns the vocabulary in what a checkpoint says about its network, None without one."""
         schema = description.get("schema") or {}
-        if not schema.get("special_token_ids"):
+        if not schema.get("special_token_ids") or not schema.get("labels"):
             return None
-        tokens = schema.get("labels")
         return cls(
-            size=schema["columns"],
-            tokens=None if tokens is None else tuple(tokens),
+            tokens=tuple(schema["labels"]),
             special_token_ids=dict(schema["special_token_ids"]),
             tokenizer_json=description.get("tokenizer_json"),
         )
+
+    @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return len(self.tokens)
 
     @property
     def schema(self) -> RowSchema:
@@ -169,7 +168,7 @@ def check_same_tokens(known: Vocabulary, given: Vocabulary, key: str) -> None:
     Raises:
         InputError: Another number of tokens, another token under an id, or another special token.
     """
-    pairs = list(zip(known.tokens or (), given.tokens or (), strict=False))
+    pairs = list(zip(known.tokens, given.tokens, strict=False))
     differ = [token_id for token_id, (ours, theirs) in enumerate(pairs) if ours != theirs]
     if known.size != given.size or differ:
         first = f", the first with id {differ[0]}" if differ else ""

@@ -1,0 +1,116 @@
+"""`rrr export`: a trained student as a folder that others can use.
+
+    rrr export --checkpoint runs/bert/checkpoints/last.ckpt --to exported/bert
+
+A masked-LM student becomes a Hugging Face folder: weights in safetensors, configuration, tokenizer
+and a model card. An image student becomes weights in safetensors and `student.json`, which says how
+to rebuild the network. Either folder works as a teacher. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from rrr_lightning import _parsing
+from rrr_lightning.data.tokenizer import rebuild_tokenizer
+from rrr_lightning.distillation.state_dicts import read_checkpoint
+from rrr_lightning.errors import InputError
+from rrr_lightning.model_card import model_card
+from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
+from rrr_lightning.models.hugging_face import quiet
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.stored import STUDENT_FILE, WEIGHTS_FILE, load_checkpoint
+
+DESCRIBED = ("class", "arguments", "schema", "training", "data", "ledger")
+
+
+def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
+    """Writes the student of a checkpoint to a new folder, and returns the folder.
+
+    Args:
+        checkpoint: A checkpoint of this library.
+        folder: Where to; it must not exist, or be empty.
+
+    Raises:
+        InputError: No such checkpoint, or the folder is in use.
+    """
+    source, target = Path(checkpoint).expanduser(), Path(folder).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(
+            "exists already",
+            key="--to",
+            found=str(folder),
+            accepted="a new or empty folder",
+        )
+    module = load_checkpoint(source, "--checkpoint").network
+    content = read_checkpoint(source, "--checkpoint")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        if isinstance(module, MaskedLanguageModel):
+            with quiet():
+                _write_hugging_face(module, part)
+        else:
+            _write_student(module, content[CHECKPOINT_KEY], part)  # type: ignore[arg-type]
+        (part / "README.md").write_text(model_card(target.name, content))
+        for file in part.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _write_hugging_face(module: MaskedLanguageModel, folder: Path) -> None:
+    network: Any = module.network.network
+    if network.config.vocab_size > module.vocabulary_size:
+        # Padding serves training alone.
+        network.resize_token_embeddings(module.vocabulary_size)
+    network.save_pretrained(folder)
+    known = module.vocabulary
+    if known is None or known.tokenizer_json is None:
+        return
+    tokenizer = rebuild_tokenizer(known.tokenizer_json, known.special_token_ids)
+    if module.network.positions is not None:
+        tokenizer.model_max_length = module.network.positions
+    tokenizer.save_pretrained(folder)
+
+
+def _write_student(module: StudentModule, described: Mapping[str, Any], folder: Path) -> None:
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS_FILE)
+    kept = {name: described[name] for name in DESCRIBED if name in described}
+    (folder / STUDENT_FILE).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        _parsing.fail(message)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs `rrr export`."""
+    parser = _Parser("rrr export", description="Writes a trained student as a folder.")
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of this library")
+    parser.add_argument("--to", required=True, help="the folder; new, or empty")
+    given = parser.parse_args(arguments)
+    try:
+        folder = export_checkpoint(given.checkpoint, given.to)
+    except InputError as error:
+        _parsing.fail(str(error))
+    print(f"exported to {folder}")
