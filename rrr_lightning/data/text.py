@@ -24,11 +24,12 @@ from rrr_lightning.data.text_batches import PreparedText, StreamedText, open_str
 from rrr_lightning.data.text_settings import check_settings
 from rrr_lightning.data.text_sources import choose_documents, open_documents
 from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.data.wordpiece import trained_size, trained_tokenizer
 from rrr_lightning.random import global_seed
 
 
-class TextDataModule(KeyedDataModule):
+class TextDataModule(TellsVocabulary, KeyedDataModule):
     """Documents with masks.
 
     Args:
@@ -111,32 +112,6 @@ class TextDataModule(KeyedDataModule):
         if size is None:
             return load_tokenizer(self.tokenizer_name)
         return trained_tokenizer(self._opened[0], size, self.cache)
-
-    @property
-    def tokenizer_json(self) -> str:
-        """The whole tokenizer as `tokenizer.json` has it, to travel in a checkpoint."""
-        return str(self.tokenizer.backend_tokenizer.to_str())
-
-    @cached_property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The tokens in the order of their ids; empty where an id has none."""
-        by_id = {number: token for token, number in self.tokenizer.get_vocab().items()}
-        return tuple(by_id.get(number, "") for number in range(max(by_id) + 1))
-
-    @property
-    def vocabulary_size(self) -> int:
-        """The greatest id plus one."""
-        return len(self.vocabulary)
-
-    @property
-    def special_token_ids(self) -> dict[str, int]:
-        """The ids of the special tokens by name, such as `mask_token`."""
-        named = sorted(self.tokenizer.special_tokens_map.items())
-        return {
-            name: int(self.tokenizer.convert_tokens_to_ids(token))
-            for name, token in named
-            if isinstance(token, str)
-        }
 
     @cached_property
     def documents(self) -> tuple[Documents, Documents]:
