@@ -46,6 +46,15 @@ def find_config(name: str) -> str:
     )
 
 
+def run_folder(configs: Iterable[Any] | None) -> str:
+    """Returns the run folder named after the first configuration: `runs/<its name>`."""
+    for config in configs or ():
+        path, shipped = Path(str(config)).resolve(), SHIPPED.resolve()
+        name = path.relative_to(shipped) if path.is_relative_to(shipped) else Path(path.name)
+        return str(Path("runs") / name.with_suffix(""))
+    return "runs/default"
+
+
 class ShippedConfig(ActionConfigFile):
     """`--config FILE`, where FILE may be the name of a shipped configuration."""
 

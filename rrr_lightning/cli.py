@@ -3,7 +3,8 @@
     rrr fit --config quickstart/distill.yaml --distillation.teachers teacher.ckpt
 
 A run writes `checkpoints/last.ckpt`, `config.yaml` and `metrics.csv` under
-`trainer.default_root_dir`. Everything that can be known to be wrong is checked before that folder
+`trainer.default_root_dir`, which is named after the configuration by default, as in
+`runs/quickstart/distill`. Everything that can be known to be wrong is checked before that folder
 is made; a wrong input ends with one line on the standard error stream and exit code 2.
 """
 
@@ -28,12 +29,10 @@ from rrr_lightning.checkpointing import (
     check_checkpoint,
     find_checkpoint,
 )
-from rrr_lightning.data import embedded, images  # noqa: F401 - short class names resolve once imported
+from rrr_lightning.data import embedded, images, text  # noqa: F401 - for short class names
 from rrr_lightning.errors import InputError
 from rrr_lightning.metrics_file import MetricsFile
-from rrr_lightning.models import image_classifier  # noqa: F401 - for short class names
-
-TRAINER_DEFAULTS = {"default_root_dir": "runs/default", "max_epochs": -1}
+from rrr_lightning.models import image_classifier, masked_lm  # noqa: F401 - for short class names
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -56,7 +55,7 @@ class RRRCLI(LightningCLI):
         super().__init__(
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults={"max_epochs": -1},
             seed_everything_default=17,
             parser_class=_parsing.OneLineParser,
             auto_configure_optimizers=False,
@@ -98,12 +97,14 @@ class RRRCLI(LightningCLI):
     # ------------------------------------------------------------------------------ checks
 
     def before_instantiate_classes(self) -> None:
-        """Refuses what the configuration alone shows to be wrong."""
+        """Names the run folder, and refuses what the configuration alone shows to be wrong."""
+        config = self.config[self.subcommand]
+        if config["trainer"]["default_root_dir"] is None:
+            config["trainer"]["default_root_dir"] = _parsing.run_folder(config.get("config"))
         if self.subcommand != "fit":
             # Teachers have no part in judging a checkpoint, so their callback is not missed.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
             return
-        config = self.config["fit"]
         if config["trainer"]["max_steps"] < 1:
             raise InputError(
                 "the number of optimizer steps must be set",
