@@ -1,0 +1,170 @@
+"""What runs in a process of its own for every job: its command, in a folder that no other touches.
+
+The command's output goes to `log.txt`. A job has finished when `done.json` is there, which appears
+at once and whole, and holds what the command left in `result.json`. A local job ends soon after
+its runner does, also when that was killed: the runner holds a lock that this process watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rrr_lightning.jobs.locks import Lock, holder
+
+MARKER = "done.json"
+RESULT = "result.json"
+LOG = "log.txt"
+LOCK = ".lock"
+PROMPT = "$ "
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 15.0
+ABANDONED = -1
+
+
+def run_command(
+    folder: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    runner: tuple[str, str] | None,
+) -> int:
+    """Runs a command in its folder unless it has finished there.
+
+    Args:
+        folder: The job's folder.
+        command: Program and arguments.
+        environment: Variables over those of this process.
+        runner: File that the runner has locked, and the name in its note; None for a job that shall
+            outlive its runner, as on a cluster.
+
+    Returns:
+        The command's exit code, 0 as well if it had finished before, or `ABANDONED`.
+    """
+    home = Path(folder)
+    lock = Lock(home / LOCK)
+    if not _wait_for(lock, runner):
+        return ABANDONED
+    try:
+        if (home / MARKER).exists():
+            return 0
+        (home / RESULT).unlink(missing_ok=True)
+        start = time.monotonic()
+        with (home / LOG).open("a") as log:
+            log.write(f"{PROMPT}{shlex.join(command)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
+            )
+        lock.write({**_me(runner), "group": process.pid})
+        code = _wait(process, runner)
+        if code == 0:
+            write_json(home / MARKER, _record(home, command, time.monotonic() - start))
+        return code
+    finally:
+        lock.release()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file."""
+    with path.open() as file:
+        return json.load(file)
+
+
+def last_line(log: Path) -> str:
+    """Returns the last line of a log that is not empty, which for a crash says what it was."""
+    if not log.exists():
+        return "the job never started"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 10_000))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "it printed nothing" if last.startswith(PROMPT) else last
+
+
+def _me(runner: tuple[str, str] | None) -> dict[str, str | int]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "runner": runner[1] if runner else "",
+    }
+
+
+def _is_abandoned(runner: tuple[str, str] | None) -> bool:
+    """Whether the runner of this job is gone, or another one has taken its place."""
+    return runner is not None and (holder(Path(runner[0])) or {}).get("name") != runner[1]
+
+
+def _wait_for(lock: Lock, runner: tuple[str, str] | None) -> bool:
+    """Waits until the folder is free; False if the runner ends before.
+
+    A command whose own process and runner were both killed may go on here. When it has not ended
+    after a while, it is stopped.
+    """
+    start = time.monotonic()
+    while not lock.take(_me(runner)):
+        if _is_abandoned(runner):
+            return False
+        note = holder(lock.path) or {}
+        left_over = note.get("host") == socket.gethostname() and note.get("runner")
+        if left_over and "group" in note and time.monotonic() - start > GRACE_SECONDS:
+            _signal_group(int(note["group"]), signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _wait(process: subprocess.Popen[bytes], runner: tuple[str, str] | None) -> int:
+    """Waits for the command, and stops it when the runner is gone."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL_SECONDS)
+        if _is_abandoned(runner):
+            break
+    _signal_group(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+    return ABANDONED
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _record(home: Path, command: Sequence[str], seconds: float) -> dict[str, Any]:
+    result = home / RESULT
+    return {
+        "command": list(command),
+        "seconds": round(seconds, 3),
+        "host": socket.gethostname(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "result": read_json(result) if result.exists() else None,
+    }

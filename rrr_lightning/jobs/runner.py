@@ -1,0 +1,281 @@
+"""The runner: starts what is ready, longest first, and keeps going until nothing more can run.
+
+Every job is a process started through `submitit`, here or on a cluster. Nothing is kept in memory
+that matters: after Ctrl-C or SIGKILL the same call goes on from what the folders hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.jobs.display import Display
+from rrr_lightning.jobs.locks import Lock, holder
+from rrr_lightning.jobs.places import Places, find_places
+from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, last_line, read_json
+from rrr_lightning.jobs.submission import Submission, Submitter
+
+ATTEMPTS = 2
+WRONG_INPUT = 2  # exit code of `rrr` for bad input, which a second attempt would not mend
+RUNNER_LOCK = ".runner"
+SCRATCH = ".submitted"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command with a folder.
+
+    Attributes:
+        name: Unique among the jobs of a run.
+        command: Program and arguments; it may leave its result in `result.json` in the folder.
+        folder: The job's own folder, where `log.txt` and `done.json` are kept.
+        seconds: Expected seconds.
+        needs: Names of the jobs that must have finished before.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    seconds: float = 60.0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has finished, now or in an earlier run."""
+        return (self.folder / MARKER).exists()
+
+    def record(self) -> dict[str, Any]:
+        """Returns the marker of a finished job: `result`, `seconds`, `host`, `command`."""
+        record: dict[str, Any] = read_json(self.folder / MARKER)
+        return record
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a job failed.
+
+    Attributes:
+        code: Exit code of its command; None if its process was killed.
+        log: File with the command's output.
+        line: Last line of that output.
+    """
+
+    code: int | None
+    log: Path
+    line: str
+
+
+@dataclass
+class Outcome:
+    """What one call of `run_jobs` did.
+
+    Attributes:
+        ran: Number of jobs that were started and have ended, well or not.
+        failed: Jobs that failed, by name.
+        skipped: Jobs that were not run, by name, with the reason.
+    """
+
+    ran: int = 0
+    failed: dict[str, Failure] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job has finished."""
+        return not (self.failed or self.skipped)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: str | Path,
+    places: Places | None = None,
+    stream: TextIO | None = None,
+) -> Outcome:
+    """Runs the jobs that have not finished yet, and prints `N jobs run` in the end.
+
+    A crashed job is tried once more, then reported, and takes along only those that need it.
+
+    Args:
+        jobs: All jobs, in any order.
+        folder: Holds the runner's own files; one runner at a time.
+        places: Where to run them; the processor or the GPUs of this machine by default.
+        stream: Where the display goes; the standard output by default.
+
+    Raises:
+        InputError: The jobs do not fit together, or another runner works in the folder.
+    """
+    _check(jobs)
+    todo = {job.name: job for job in jobs if not job.finished}
+    places = (places or find_places()) if todo else Places(({},))
+    expected = {name: job.seconds for name, job in todo.items()}
+    display = Display(expected, len(jobs) - len(todo), len(places.environments), stream)
+    outcome = Outcome()
+    if todo:
+        with _submitter(Path(folder).absolute(), places) as submitter:
+            try:
+                _Run(todo, submitter, len(places.environments), display, outcome).go()
+            finally:
+                display.close()
+    for job, failure in outcome.failed.items():
+        display.say(f"{job} failed: {failure.line} (see {failure.log})")
+    display.say(f"{outcome.ran} jobs run")
+    return outcome
+
+
+class _Run:
+    """The state of one call."""
+
+    def __init__(
+        self,
+        todo: dict[str, Job],
+        submitter: Submitter,
+        places: int,
+        display: Display,
+        outcome: Outcome,
+    ) -> None:
+        self.weights = _weights(todo)
+        self.waiting = dict(todo)
+        self.unfinished = set(todo)
+        self.running: dict[int, tuple[Job, Submission]] = {}
+        self.places = places
+        self.attempts = dict.fromkeys(todo, 0)
+        self.submitter = submitter
+        self.display = display
+        self.outcome = outcome
+
+    def go(self) -> None:
+        """Runs until every job has finished, failed or been skipped."""
+        while self.waiting or self.running:
+            self._skip_hopeless()
+            self._fill_places()
+            for place, (job, submission) in list(self.running.items()):
+                if submission.ended():
+                    del self.running[place]
+                    self._settle(job, submission)
+            self.display.tick()
+            if self.running:
+                time.sleep(POLL_SECONDS / 2)
+
+    def _fill_places(self) -> None:
+        """Starts the ready jobs that matter most, as long as there are free places."""
+        ready = [job for job in self.waiting.values() if self.unfinished.isdisjoint(job.needs)]
+        ready.sort(key=lambda job: -self.weights[job.name])
+        free = [place for place in range(self.places) if place not in self.running]
+        for place, job in zip(free, ready, strict=False):
+            del self.waiting[job.name]
+            self.attempts[job.name] += 1
+            submission = self.submitter.submit(job.name, job.folder, job.command, place)
+            self.running[place] = (job, submission)
+            self.display.started(job.name)
+
+    def _settle(self, job: Job, submission: Submission) -> None:
+        """Notes how a job has ended, and gives a crashed one another try."""
+        if job.finished:
+            self.unfinished.remove(job.name)
+            self.outcome.ran += 1
+            self.display.ended(job.name, "finished")
+            return
+        log = job.folder / LOG
+        code = submission.exit_code()
+        line = last_line(log) if code is not None else f"its process was killed; {last_line(log)}"
+        if self.attempts[job.name] < ATTEMPTS and code != WRONG_INPUT:
+            self.waiting[job.name] = job
+            self.display.again(job.name, line)
+            return
+        self.outcome.ran += 1
+        self.outcome.failed[job.name] = Failure(code, log, line)
+        self.display.ended(job.name, "failed")
+
+    def _skip_hopeless(self) -> None:
+        """Skips the jobs that need one which failed or was itself skipped."""
+        lost = {*self.outcome.failed, *self.outcome.skipped}
+        for job in list(self.waiting.values()):
+            missing = [name for name in job.needs if name in lost]
+            if missing:
+                del self.waiting[job.name]
+                lost.add(job.name)
+                self.outcome.skipped[job.name] = f"not run: needs {', '.join(missing)}"
+                self.display.skipped(job.name, self.outcome.skipped[job.name])
+
+
+@contextlib.contextmanager
+def _submitter(home: Path, places: Places) -> Iterator[Submitter]:
+    """Makes this process the only runner in a folder; its jobs end with it, whatever happens."""
+    lock, name = Lock(home / RUNNER_LOCK), uuid.uuid4().hex
+    scratch = home / SCRATCH
+    _take(lock, name)
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        # A folder of its own: `submitit` names its files by process id, and those come again.
+        submitter = Submitter(places, scratch / name, (str(lock.path), name))
+        try:
+            yield submitter
+        finally:
+            lock.release()
+            submitter.close()
+    finally:
+        lock.release()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take(lock: Lock, name: str) -> None:
+    """Takes the lock of the runner under a name.
+
+    Processes of an earlier runner look at the lock for an instant now and then, hence the patience.
+    """
+    note: dict[str, str | int] = {"name": name, "host": socket.gethostname(), "pid": os.getpid()}
+    end = time.monotonic() + 10 * POLL_SECONDS
+    while not lock.take(note):
+        if time.monotonic() > end:
+            other = holder(lock.path) or {}
+            raise InputError(
+                f"process {other.get('pid')} on {other.get('host')} is running the jobs of "
+                "this folder already",
+                key="--out",
+                found=str(lock.path.parent),
+            )
+        time.sleep(POLL_SECONDS / 4)
+
+
+def _weights(jobs: dict[str, Job]) -> dict[str, float]:
+    """Expected seconds of each job with the longest chain of jobs that wait for it."""
+    weights: dict[str, float] = {}
+
+    def weight(name: str) -> float:
+        if name not in weights:
+            after = [weight(other.name) for other in jobs.values() if name in other.needs]
+            weights[name] = jobs[name].seconds + max(after, default=0.0)
+        return weights[name]
+
+    return {name: weight(name) for name in jobs}
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Refuses jobs that do not fit together."""
+    names = [job.name for job in jobs]
+    for what, values in (("name", names), ("folder", [str(job.folder) for job in jobs])):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise InputError(f"two jobs have the same {what}", key="jobs", found=twice[0])
+    done: set[str] = set()
+    left = {job.name: set(job.needs) for job in jobs}
+    for job in jobs:
+        for need in job.needs:
+            if need not in left:
+                hint = did_you_mean(need, names)
+                raise InputError(f"needs an unknown job{hint}", key=job.name, found=need)
+    while left:
+        free = [name for name, needs in left.items() if needs <= done]
+        if not free:
+            raise InputError("jobs that need each other", key="jobs", found=sorted(left))
+        done.update(free)
+        left = {name: needs for name, needs in left.items() if name not in done}
