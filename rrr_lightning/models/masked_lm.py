@@ -62,7 +62,7 @@ class MaskedLanguageModel(RowCounting, StudentModule):
 
     def __init__(
         self,
-        network: str | dict = "base",  # type: ignore[type-arg]
+        network: str | dict[str, Any] = "base",
         vocabulary_size: int | None = None,
         *,
         pad_vocabulary_to: int | None = None,
