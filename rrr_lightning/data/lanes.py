@@ -8,7 +8,7 @@ keyed too. A resumed run passes over the files that it is through with, and skip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,18 +17,33 @@ from rrr_lightning.data.sampling import BatchPlan, EndlessBatches, Key
 from rrr_lightning.random import keyed_permutation
 
 MOST_LANES = 32  # a lane is an open file and a block of documents
+TOLERATED_IMBALANCE = 0.05
 BLOCK_DOCUMENTS = 1024
 MOST_DOCUMENTS = 2**40  # of a file; a document's number holds its file's and its own in that file
 
 
-def lanes_for(files: int, global_batch_size: int) -> int:
-    """Returns the number of lanes: as many as divide a batch, with at least one file each.
+def deal_files(sizes: Sequence[int], global_batch_size: int) -> list[list[int]]:
+    """Returns the numbers of each lane's files: as many lanes as divide a batch and are balanced.
 
-    >>> lanes_for(files=1024, global_batch_size=4096), lanes_for(files=5, global_batch_size=6)
-    (32, 3)
+    A lane that is shorter than another begins its next epoch earlier, so their sizes may differ by
+    5 % at most; one lane is always possible.
+
+    >>> deal_files([10, 10, 10, 10], global_batch_size=6)
+    [[0, 2], [1, 3]]
     """
-    most = min(files, MOST_LANES)
-    return next(lanes for lanes in range(most, 0, -1) if global_batch_size % lanes == 0)
+    largest_first = sorted(range(len(sizes)), key=lambda file: (-sizes[file], file))
+    for number in range(min(len(sizes), MOST_LANES), 1, -1):
+        if global_batch_size % number:
+            continue
+        lanes: list[list[int]] = [[] for _ in range(number)]
+        loads = [0] * number
+        for file in largest_first:
+            lightest = loads.index(min(loads))
+            lanes[lightest].append(file)
+            loads[lightest] += sizes[file]
+        if max(loads) <= (1 + TOLERATED_IMBALANCE) * min(loads):
+            return lanes
+    return [largest_first]
 
 
 class StreamedBatches(EndlessBatches):
@@ -75,12 +90,11 @@ class Lane:
         seed: Seed of the order.
     """
 
-    def __init__(self, number: int, files: FileCounts, lanes: int, seed: int) -> None:
+    def __init__(self, number: int, members: Sequence[int], files: FileCounts, seed: int) -> None:
         self.number = number
+        self.members = members
         self.files = files
         self.seed = seed
-        deal = keyed_permutation(len(files), seed, "deal").tolist()
-        self.members: list[int] = deal[number::lanes]
         self._place = (-1, -1)  # the epoch and block of the documents at hand
         self._documents: list[Found] = []
         self._reader: Iterator[Found] = iter(())

@@ -138,7 +138,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         if not isinstance(training_set, StreamedText):
             return super().make_batches(training_set)
         seed = global_seed(self.seed)
-        return StreamedBatches(training_set.lanes, self.plan, seed, step=self._current_step)
+        return StreamedBatches(len(training_set.lanes), self.plan, seed, step=self._current_step)
 
     @cached_property
     def _opened(self) -> tuple[Documents, Documents | None]:

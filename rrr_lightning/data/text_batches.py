@@ -19,10 +19,11 @@ from rrr_lightning.data.cache import fingerprint, writing
 from rrr_lightning.data.documents import FileDocuments
 from rrr_lightning.data.encoding import Encoder
 from rrr_lightning.data.file_counts import FileCounts
-from rrr_lightning.data.lanes import Lane, lanes_for
+from rrr_lightning.data.lanes import Lane, deal_files
 from rrr_lightning.data.mapped import MappedSamples
 from rrr_lightning.data.masking import Masking, Tokens
 from rrr_lightning.data.sampling import Key
+from rrr_lightning.data.text_files import size_of
 from rrr_lightning.errors import InputError
 
 FIRST_LOOK = 64  # documents of a stream that are looked at before the first step
@@ -83,7 +84,7 @@ class StreamedText:
 
     Args:
         files: The files of the stream.
-        lanes: The number of lanes.
+        lanes: The numbers of each lane's files.
         seed: Seed of the order.
         encoder: From texts to samples.
         masking: Chooses and hides the targets.
@@ -91,7 +92,7 @@ class StreamedText:
     """
 
     files: FileCounts
-    lanes: int
+    lanes: list[list[int]]
     seed: int
     encoder: Encoder
     masking: Masking
@@ -112,7 +113,7 @@ class StreamedText:
 
     def _lane(self, number: int) -> Lane:
         if number not in self._open:
-            self._open[number] = Lane(number, self.files, self.lanes, self.seed)
+            self._open[number] = Lane(number, self.lanes[number], self.files, self.seed)
         return self._open[number]
 
 
@@ -150,5 +151,5 @@ def open_stream(
     with writing(cache):
         folder.mkdir(parents=True, exist_ok=True)
     files = FileCounts(documents.files, documents.column, folder)
-    lanes = lanes_for(len(files), global_batch_size)
+    lanes = deal_files([size_of(name) for name in documents.files], global_batch_size)
     return StreamedText(files, lanes, seed, encoder, masking, padding)

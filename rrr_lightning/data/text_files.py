@@ -58,6 +58,16 @@ def read_documents(location: str, column: str, start: int = 0) -> Reader:
     return count
 
 
+def size_of(location: str) -> int:
+    """Returns the size of a file in bytes.
+
+    Raises:
+        InputError: It is not there.
+    """
+    with _raw(location) as file:
+        return file.seek(0, io.SEEK_END)
+
+
 @contextmanager
 def _opened(location: str, compression: str) -> Iterator[IO[bytes]]:
     import pyarrow

@@ -10,7 +10,7 @@ import pytest
 
 from rrr_lightning.data import lanes
 from rrr_lightning.data.file_counts import FileCounts
-from rrr_lightning.data.lanes import Found, Lane, StreamedBatches, lanes_for
+from rrr_lightning.data.lanes import Found, Lane, StreamedBatches, deal_files
 from rrr_lightning.data.sampling import BatchPlan
 
 SIZES = (7, 3, 12, 5, 1, 9, 4)
@@ -37,7 +37,8 @@ class Reader:
     def __init__(self, files: list[str], cache: Path, number: int = 3, seed: int = 1) -> None:
         cache.mkdir(exist_ok=True)
         self.counts = FileCounts(files, "text", cache)
-        self.lanes = [Lane(lane, self.counts, number, seed) for lane in range(number)]
+        deal = [list(range(lane, len(files), number)) for lane in range(number)]
+        self.lanes = [Lane(lane, its, self.counts, seed) for lane, its in enumerate(deal)]
 
     def read(self, keys: Iterable[tuple[int, int]]) -> list[Found]:
         return [self.lanes[lane][position] for lane, position in keys]
@@ -48,9 +49,23 @@ def batches(step: int = 0, plan: BatchPlan | None = None, seed: int = 1) -> Stre
 
 
 def test_there_are_as_many_lanes_as_divide_a_batch() -> None:
-    cases = {(1, 8): 1, (7, 12): 6, (7, 7): 7, (5, 7): 1, (1024, 4096): 32, (40, 40): 20}
+    cases = {(1, 8): 1, (7, 12): 1, (7, 7): 7, (5, 7): 1, (1024, 4096): 32, (40, 40): 20, (8, 6): 2}
     for (files, batch), expected in cases.items():
-        assert lanes_for(files, batch) == expected
+        assert len(deal_files([100] * files, batch)) == expected
+
+
+def test_lanes_hold_every_file_once_and_are_balanced() -> None:
+    sizes = [1000 + 7 * (file * 37 % 50) for file in range(96)]
+    dealt = deal_files(sizes, 64)
+    assert len(dealt) == 32
+    assert sorted(chain(*dealt)) == list(range(96))
+    loads = [sum(sizes[file] for file in files) for files in dealt]
+    assert max(loads) <= 1.05 * min(loads)
+
+
+def test_a_file_that_is_much_smaller_gets_no_lane_of_its_own() -> None:
+    assert len(deal_files([1_000_000, 10], 8)) == 1
+    assert len(deal_files([500, 1000, 500], 8)) == 2
 
 
 def test_every_document_is_read_once_in_every_epoch(files: list[str], tmp_path: Path) -> None:

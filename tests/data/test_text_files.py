@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rrr_lightning.data.text_files import kind_of, read_documents
+from rrr_lightning.data.text_files import kind_of, read_documents, size_of
 from rrr_lightning.errors import InputError
 
 TEXTS = ["one\ttwo", "Grüße, 世界", "", "a\nb", "🙂 last"]
@@ -168,3 +168,10 @@ def test_missing_files_and_unknown_formats(tmp_path: Path) -> None:
         assert kind_of(name) is None
         with pytest.raises(InputError, match=r"unknown format; found '.*accepted: .parquet"):
             list(read_documents(str(tmp_path / name), "text"))
+
+
+def test_sizes_of_files(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", bytes(77))
+    assert size_of(file) == size_of(f"file://{file}") == 77
+    with pytest.raises(InputError, match="cannot be read"):
+        size_of(str(tmp_path / "b.jsonl"))
