@@ -10,6 +10,6 @@ if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
 fi
 if [ ! -x "$venv/bin/uv" ]; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check uv -c constraints.txt
 fi
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -c constraints.txt -e ".$extras"

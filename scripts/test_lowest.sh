@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 venv="${RRR_VENV:-.venv-lowest}"
 if [ ! -x "$venv/bin/uv" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check uv
 fi
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --resolution lowest-direct -e ".[dev,timm]"
 exec "$venv/bin/python" -m pytest -q "$@"
