@@ -1,0 +1,204 @@
+"""The nine tasks of GLUE, for fine-tuning: texts or pairs of texts with a class or a score.
+
+Batches are dicts as Hugging Face networks take them: `input_ids`, `attention_mask`, `labels`, and
+`token_type_ids` where the tokenizer tells a first text from a second one. They are padded to the
+longest text of the batch, and texts of similar length meet, so little of a batch is padding; which
+texts meet at a step is a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrr_lightning.data.base import KeyedDataModule
+from rrr_lightning.data.encoded_texts import EncodedTexts, Ordered
+from rrr_lightning.data.glue_sources import read_split
+from rrr_lightning.data.glue_tasks import find_task
+from rrr_lightning.data.length_buckets import LengthBuckets, evaluation_order
+from rrr_lightning.data.loader import BatchLoader, KeyedSet
+from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
+from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.data.vocabulary import TellsVocabulary
+from rrr_lightning.errors import InputError
+from rrr_lightning.random import global_seed
+
+SHORTEST_LENGTH = 8
+
+
+class GlueDataModule(TellsVocabulary, KeyedDataModule):
+    """One task of GLUE.
+
+    `fit` and `validate` use the training and validation splits, `test` the validation splits too,
+    and `predict` the test splits, which have no labels. MNLI has two loaders of each: matched and
+    mismatched.
+
+    Args:
+        task: `cola`, `sst2`, `mrpc`, `stsb`, `qqp`, `mnli`, `qnli`, `rte` or `wnli`.
+        source: A hub id, or a folder with a folder per task of parquet files or of the official TSV
+            files.
+        tokenizer: A folder or hub id of a fast tokenizer, or a checkpoint that carries one; by
+            default that of the model.
+        max_length: Tokens of a text or pair at most, special ones included.
+        global_batch_size: Samples of one optimizer step, over all devices and micro-batches.
+        micro_batch_size: The most samples per device and forward pass; by default a device's share.
+        eval_batch_size: Samples per device in evaluation; by default that of training.
+        num_workers: Processes that load data, per device.
+        seed: Seed of the order; by default that of `seed_everything`, or 0.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        source: str = "nyu-mll/glue",
+        tokenizer: str | None = None,
+        max_length: int = 256,
+        global_batch_size: int = 32,
+        micro_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
+        if max_length < SHORTEST_LENGTH:
+            raise InputError(
+                "is too short for a text",
+                key="data.max_length",
+                found=max_length,
+                accepted=f"a whole number from {SHORTEST_LENGTH}",
+            )
+        self.glue_task = find_task(task)
+        self.task = self.glue_task.name
+        self.source = source
+        self.tokenizer_name = tokenizer
+        self.max_length = max_length
+        self._splits: dict[str, EncodedTexts] = {}
+
+    # ------------------------------------------------------------------------------ the task
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 1 where a score is to be predicted."""
+        return len(self.glue_task.labels) or 1
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of their ids."""
+        return self.glue_task.labels or None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The official metrics."""
+        return self.glue_task.metrics
+
+    @property
+    def evaluation_suffixes(self) -> tuple[str, ...]:
+        """What is added to the names of metrics, for each loader of an evaluation."""
+        return tuple("_mismatched" * ("mis" in name) for name in self.glue_task.validation_splits)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The fast Hugging Face tokenizer."""
+        if self.tokenizer_name is None:
+            model = None if self.trainer is None else self.trainer.lightning_module
+            known = getattr(model, "vocabulary", None)
+            return tokenizer_from(
+                getattr(known, "tokenizer_json", None),
+                getattr(known, "special_token_ids", None),
+                "the model",
+            )
+        path = Path(self.tokenizer_name).expanduser()
+        return stored_tokenizer(path) if path.is_file() else load_tokenizer(self.tokenizer_name)
+
+    # ------------------------------------------------------------------------------ rows
+
+    def split(self, name: str) -> EncodedTexts:
+        """Returns a split by its name on the hub, such as `validation_matched`.
+
+        Raises:
+            InputError: The source has no such split, or one of its rows is bad.
+        """
+        if name not in self._splits:
+            rows = read_split(self.source, self.glue_task, name)
+            kind = torch.float32 if self.glue_task.is_regression else torch.int64
+            labels = None if rows.labels is None else torch.tensor(rows.labels, dtype=kind)
+            self._splits[name] = EncodedTexts(
+                lambda: self.tokenizer, rows.texts, labels, self.max_length
+            )
+        return self._splits[name]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows of the training split and the validation splits."""
+        names = ("train", *self.glue_task.validation_splits)
+        return {name: len(self.split(name)) for name in names}
+
+    @property
+    def rows_trained(self) -> int:
+        """The number of rows of the training split."""
+        return len(self.split("train"))
+
+    @property
+    def official_rows(self) -> dict[str, int]:
+        """What `rows` is for the whole of the official data."""
+        return {name: self.glue_task.rows[name] for name in self.rows}
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether a split has another number of rows than the official one."""
+        return self.rows != self.official_rows
+
+    def in_row_order(self, split: str, batches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns what one device predicted for a split, row by row as the source has them.
+
+        Args:
+            split: The name of the split.
+            batches: What `Trainer.predict` returned for its loader.
+        """
+        order = evaluation_order(self.split(split).lengths)
+        found = torch.cat(list(batches))
+        if len(found) != len(order):
+            raise InputError(
+                f"these are not the predictions of one device for all of {split}",
+                key="batches",
+                found=f"{len(found)} rows",
+                accepted=f"{len(order)} rows",
+            )
+        rows = torch.empty_like(found)
+        rows[order] = found
+        return rows
+
+    # ------------------------------------------------------------------------------ loaders
+
+    def prepare_data(self) -> None:
+        """Downloads on one rank what the others then find in the cache."""
+        self.load()
+
+    def load(self) -> tuple[EncodedTexts, EncodedTexts]:
+        """Returns the training set and the first validation set."""
+        return self.split("train"), self.split(self.glue_task.validation_splits[0])
+
+    def make_batches(self, training_set: KeyedSet) -> LengthBuckets:
+        """Returns the sampler of the training loader."""
+        lengths = self.split("train").lengths
+        return LengthBuckets(lengths, self.plan, global_seed(self.seed), step=self._current_step)
+
+    def val_dataloader(self) -> Any:
+        """Returns the loader of the validation split, or one for each of MNLI's two."""
+        return self._eval_loaders(self.glue_task.validation_splits)
+
+    def predict_dataloader(self) -> Any:
+        """Returns the loader of the test split, or one for each of MNLI's two."""
+        return self._eval_loaders(self.glue_task.test_splits)
+
+    def _eval_loaders(self, names: Sequence[str]) -> BatchLoader | list[BatchLoader]:
+        world_size, _ = self._replicas()
+        loaders = [
+            self.eval_loader(Ordered(rows, evaluation_order(rows.lengths, world_size)))
+            for rows in map(self.split, names)
+        ]
+        return loaders[0] if len(loaders) == 1 else loaders

@@ -1,0 +1,82 @@
+"""The rows of one split of a task, checked: every text is text, every label one of the task's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rrr_lightning.data.glue_tasks import GlueTask
+from rrr_lightning.errors import InputError
+
+LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
+
+
+@dataclass(frozen=True)
+class GlueRows:
+    """The rows of one split.
+
+    Args:
+        texts: One list of texts for each of the task's columns.
+        labels: The ids of the classes, or the scores; None for a test split.
+        where: What messages call the file or split.
+    """
+
+    texts: tuple[list[str], ...]
+    labels: list[int] | list[float] | None
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+
+def check_rows(
+    rows: GlueRows, task: GlueTask, place: Callable[[int], str] | None = None
+) -> GlueRows:
+    """Returns the rows as they are.
+
+    Args:
+        rows: The rows.
+        task: The task they are of.
+        place: From the number of a row to what messages call it.
+
+    Raises:
+        InputError: There are none, a text is missing, or a label is outside the task's set.
+    """
+    place = place or (lambda number: f"{rows.where}, row {number}")
+    if not len(rows):
+        raise InputError(f"{rows.where} holds no rows", key="data.source")
+    for column, texts in zip(task.columns, rows.texts, strict=True):
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{place(number)} has no {column}",
+                    key="data.source",
+                    found=text if text is not None else "none",
+                    accepted="a text",
+                )
+    for number, label in enumerate(rows.labels or ()):
+        if not _is_label(label, task):
+            raise refused_label(place(number), label, task, range(len(task.labels)))
+    return rows
+
+
+def refused_label(
+    place: str, label: object, task: GlueTask, accepted: Sequence[object]
+) -> InputError:
+    """Returns the error for a label that is outside the task's set."""
+    if task.is_regression:
+        wanted = f"a score from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
+    else:
+        wanted = ", ".join(str(each) for each in accepted)
+    return InputError(
+        f"{place} has a label that {task.name} does not have",
+        key="data.source",
+        found="none" if label is None else label,
+        accepted=wanted,
+    )
+
+
+def _is_label(label: object, task: GlueTask) -> bool:
+    if task.is_regression:
+        return isinstance(label, float) and LOWEST_SCORE <= label <= HIGHEST_SCORE
+    return isinstance(label, int) and 0 <= label < len(task.labels)

@@ -1,0 +1,149 @@
+"""From `source` to the rows of a split: parquet files, official TSV files, or a hub id.
+
+A folder holds one folder per task, named as on the hub or officially (`sst2`, `SST-2`), with
+parquet files (`train.parquet`, `train-00000-of-00001.parquet`) or TSV files (`train.tsv`,
+`dev.tsv`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rrr_lightning.data.glue_rows import GlueRows, check_rows
+from rrr_lightning.data.glue_tasks import GlueTask, plain_name
+from rrr_lightning.data.glue_tsv import read_tsv, tsv_files
+from rrr_lightning.errors import InputError
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+MOST_NAMES = 12
+
+
+def read_split(source: str, task: GlueTask, split: str) -> GlueRows:
+    """Returns the rows of a split of a task.
+
+    Args:
+        source: A folder with a folder per task, or a hub id.
+        task: The task.
+        split: The split's name on the hub, such as `validation_matched`.
+
+    Raises:
+        InputError: There is no such source, task or split, a file is damaged, or a row is bad.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        folder = _task_folder(path, task)
+        tables = _tables(folder, split)
+        if tables:
+            return _read_tables(tables, task, split)
+        texts = tsv_files(folder, task, split)
+        if texts is None:
+            raise InputError(
+                f"{folder} has no {split} split of {task.name}; it holds {_names_in(folder)}",
+                key="data.source",
+                found=source,
+                accepted=f"{split}.parquet or {split.replace('validation', 'dev')}.tsv",
+            )
+        return read_tsv(texts, task, split)
+    if path.exists() or not HUB_ID.fullmatch(source):
+        raise InputError(
+            "no such folder",
+            key="data.source",
+            found=source,
+            accepted="a folder with a folder per task, or a hub id such as nyu-mll/glue",
+        )
+    return _read_hub(source, task, split)
+
+
+def _task_folder(root: Path, task: GlueTask) -> Path:
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and plain_name(folder.name) == task.name:
+            return folder
+    raise InputError(
+        f"{root} has no folder of {task.name}; it holds {_names_in(root)}",
+        key="data.source",
+        found=str(root),
+        accepted=f"a folder with {task.name}/ or {task.folder}/ in it",
+    )
+
+
+def _names_in(folder: Path) -> str:
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more if names else "nothing"
+
+
+def _tables(folder: Path, split: str) -> list[Path]:
+    name = re.compile(rf"{split}(-\d+-of-\d+)?\.parquet")
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+
+
+def _read_tables(files: Sequence[Path], task: GlueTask, split: str) -> GlueRows:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    parts = []
+    for file in files:
+        try:
+            parts.append(pa.parquet.read_table(file))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{file} cannot be read as parquet ({str(error).splitlines()[0]})",
+                key="data.source",
+            ) from error
+    features = json.loads((parts[0].schema.metadata or {}).get(b"huggingface", b"{}"))
+    label = features.get("info", {}).get("features", {}).get("label", {})
+    try:
+        table = pa.concat_tables(parts)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{files[0].parent} holds parts of {split} with different columns", key="data.source"
+        ) from error
+    where = str(files[0]) if len(files) == 1 else f"{files[0].parent}, {split}"
+    return _rows_of(table, label.get("names"), task, split, where)
+
+
+def _read_hub(source: str, task: GlueTask, split: str) -> GlueRows:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(source, task.name, split=split)
+    except Exception as error:  # the hub, the cache and the files fail in many ways
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise InputError(
+            "is neither a folder here nor a data set of the hub that can be reached and has "
+            f"{task.name}, {split} ({(str(reason) or type(reason).__name__).splitlines()[0]})",
+            key="data.source",
+            found=source,
+        ) from error
+    names = getattr(table.features.get("label"), "names", None)
+    rows = table.with_format("arrow")[:]
+    return _rows_of(rows, names, task, split, f"{source}, {task.name}, {split}")
+
+
+def _rows_of(
+    table: Any, names: Sequence[str] | None, task: GlueTask, split: str, where: str
+) -> GlueRows:
+    is_test = split in task.test_splits
+    for column in (*task.columns, *(() if is_test else ("label",))):
+        if column not in table.column_names:
+            raise InputError(
+                f"{where} has no column {column!r}",
+                key="data.source",
+                found=", ".join(table.column_names),
+            )
+    if names is not None and tuple(names) != task.labels:
+        raise InputError(
+            f"{where} has other classes than {task.name}, or in another order",
+            key="data.source",
+            found=", ".join(names),
+            accepted=", ".join(task.labels),
+        )
+    texts = tuple(table.column(column).to_pylist() for column in task.columns)
+    labels = None if is_test else table.column("label").to_pylist()
+    return check_rows(GlueRows(texts, labels, where), task)

@@ -1,0 +1,191 @@
+"""The nine tasks of GLUE as data: texts, labels, metrics, splits and sizes.
+
+Names of tasks, splits and columns are those of `nyu-mll/glue`; folders, files, fields and label
+words are those of the official TSV files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rrr_lightning.errors import InputError, did_you_mean
+
+BINARY_WORDS = ("0", "1")
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task.
+
+    Args:
+        name: The name on the hub, such as `sst2`.
+        folder: The official name, which is that of its folder of TSV files, such as `SST-2`.
+        columns: The columns that hold its texts: one, or two that are judged together.
+        labels: The names of the classes in the order of their ids; empty where the label is a score
+            to be predicted.
+        metrics: The official metrics.
+        rows: The official number of rows of every split, in the order train, validation, test.
+        words: The labels in the official files, in the order of the ids.
+        fields: The headers in the TSV files that the columns go by, where they are others.
+        label_field: The header of the labels there.
+    """
+
+    name: str
+    folder: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rows: Mapping[str, int]
+    words: tuple[str, ...] = BINARY_WORDS
+    fields: tuple[str, ...] = ()
+    label_field: str = "label"
+
+    @property
+    def validation_splits(self) -> tuple[str, ...]:
+        """The splits that are validated on."""
+        return tuple(split for split in self.rows if split.startswith("validation"))
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """The splits without labels that are predicted for a submission."""
+        return tuple(split for split in self.rows if split.startswith("test"))
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a score instead of a class."""
+        return not self.labels
+
+    @property
+    def tsv_fields(self) -> tuple[str, ...]:
+        """The headers of the texts in the TSV files."""
+        return self.fields or self.columns
+
+
+def _rows(train: int, validation: int, test: int) -> dict[str, int]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_SENTENCES = ("sentence1", "sentence2")
+_MNLI_ROWS = {
+    "train": 392_702,
+    "validation_matched": 9_815,
+    "validation_mismatched": 9_832,
+    "test_matched": 9_796,
+    "test_mismatched": 9_847,
+}
+
+TASKS: dict[str, GlueTask] = {
+    task.name: task
+    for task in (
+        GlueTask(
+            name="cola",
+            folder="CoLA",
+            columns=("sentence",),
+            labels=("unacceptable", "acceptable"),
+            metrics=("matthews",),
+            rows=_rows(8_551, 1_043, 1_063),
+        ),
+        GlueTask(
+            name="sst2",
+            folder="SST-2",
+            columns=("sentence",),
+            labels=("negative", "positive"),
+            metrics=("accuracy",),
+            rows=_rows(67_349, 872, 1_821),
+        ),
+        GlueTask(
+            name="mrpc",
+            folder="MRPC",
+            columns=_SENTENCES,
+            labels=("not_equivalent", "equivalent"),
+            metrics=("accuracy", "f1"),
+            rows=_rows(3_668, 408, 1_725),
+            fields=("#1 String", "#2 String"),
+            label_field="Quality",
+        ),
+        GlueTask(
+            name="stsb",
+            folder="STS-B",
+            columns=_SENTENCES,
+            labels=(),
+            metrics=("pearson", "spearman"),
+            rows=_rows(5_749, 1_500, 1_379),
+            words=(),
+            label_field="score",
+        ),
+        GlueTask(
+            name="qqp",
+            folder="QQP",
+            columns=("question1", "question2"),
+            labels=("not_duplicate", "duplicate"),
+            metrics=("accuracy", "f1"),
+            rows=_rows(363_846, 40_430, 390_965),
+            label_field="is_duplicate",
+        ),
+        GlueTask(
+            name="mnli",
+            folder="MNLI",
+            columns=("premise", "hypothesis"),
+            labels=("entailment", "neutral", "contradiction"),
+            metrics=("accuracy",),
+            rows=_MNLI_ROWS,
+            words=("entailment", "neutral", "contradiction"),
+            fields=_SENTENCES,
+            label_field="gold_label",
+        ),
+        GlueTask(
+            name="qnli",
+            folder="QNLI",
+            columns=("question", "sentence"),
+            labels=_ENTAILMENT,
+            metrics=("accuracy",),
+            rows=_rows(104_743, 5_463, 5_463),
+            words=_ENTAILMENT,
+        ),
+        GlueTask(
+            name="rte",
+            folder="RTE",
+            columns=_SENTENCES,
+            labels=_ENTAILMENT,
+            metrics=("accuracy",),
+            rows=_rows(2_490, 277, 3_000),
+            words=_ENTAILMENT,
+        ),
+        GlueTask(
+            name="wnli",
+            folder="WNLI",
+            columns=_SENTENCES,
+            labels=("not_entailment", "entailment"),
+            metrics=("accuracy",),
+            rows=_rows(635, 71, 146),
+        ),
+    )
+}
+
+
+def find_task(name: str, key: str = "data.task") -> GlueTask:
+    """Returns a task by its name on the hub or its official name, in any case.
+
+    Raises:
+        InputError: There is no such task.
+
+    >>> find_task("SST-2").name
+    'sst2'
+    """
+    task = TASKS.get(plain_name(name))
+    if task is None:
+        raise InputError(
+            f"no task of GLUE{did_you_mean(plain_name(name), TASKS)}",
+            key=key,
+            found=name,
+            accepted=", ".join(TASKS),
+        )
+    return task
+
+
+def plain_name(name: str) -> str:
+    """Returns a name as the hub writes it: `STS-B` is `stsb`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,56 @@
+"""The tokenizer that a checkpoint of this library carries, read without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrr_lightning.data.tokenizer import rebuild_tokenizer
+from rrr_lightning.errors import InputError
+
+KEY = "data.tokenizer"
+CHECKPOINT_KEY = "rrr_lightning"
+_ACCEPTED = "a folder or hub id of a tokenizer, or a checkpoint of a text model that carries one"
+
+
+def stored_tokenizer(path: Path) -> Any:
+    """Returns the tokenizer in a checkpoint; it is opened without running any code from it.
+
+    Raises:
+        InputError: The file is no checkpoint of this library, or carries no tokenizer.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # damaged bytes surface as errors of many kinds
+        raise InputError(
+            f"{path} cannot be read: it is truncated, damaged or no checkpoint",
+            key=KEY,
+            accepted=_ACCEPTED,
+        ) from error
+    described = content.get(CHECKPOINT_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(described, Mapping):
+        raise InputError(f"{path} is no checkpoint of this library", key=KEY, accepted=_ACCEPTED)
+    schema = described.get("schema") or {}
+    special = described.get("special_token_ids") or schema.get("special_token_ids")
+    return tokenizer_from(described.get("tokenizer_json"), special, str(path))
+
+
+def tokenizer_from(
+    tokenizer_json: str | None, special_token_ids: Mapping[str, int] | None, whose: str
+) -> Any:
+    """Returns a tokenizer from what travels in a checkpoint.
+
+    Args:
+        tokenizer_json: The whole tokenizer, if it is known.
+        special_token_ids: The ids of its special tokens by name, if they are known.
+        whose: Whose tokenizer it is, for messages.
+
+    Raises:
+        InputError: One of the two is not known.
+    """
+    if not tokenizer_json or not special_token_ids:
+        raise InputError(f"{whose} carries no tokenizer", key=KEY, accepted=_ACCEPTED)
+    return rebuild_tokenizer(tokenizer_json, special_token_ids)

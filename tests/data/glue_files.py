@@ -1,0 +1,69 @@
+"""Small folders of GLUE, as parquet files and as official TSV files with their quirks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+
+from rrr_lightning.data.glue_tasks import TASKS, GlueTask
+from rrr_lightning.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
+
+SENTENCE = "the cat sat on a mat and saw that no dog was ever as quick to leave as it was"
+WORDS = SENTENCE.split()
+LINE_SEPARATOR = "\u2028"
+
+
+def text(number: int, length: int | None = None) -> str:
+    """A text of 1 to 17 words, or of the length asked for."""
+    length = 1 + number * 7 % 17 if length is None else length
+    return " ".join(
+        WORDS[(number + place * (1 + number % 3)) % len(WORDS)] for place in range(length)
+    )
+
+
+def label(task: GlueTask, number: int) -> Any:
+    return number % 51 / 10 if task.is_regression else number % len(task.labels)
+
+
+def parquet_rows(task: GlueTask, count: int, labelled: bool = True) -> datasets.Dataset:
+    columns: dict[str, list[Any]] = {
+        name: [text(number + 5 * place) for number in range(count)]
+        for place, name in enumerate(task.columns)
+    }
+    columns["label"] = [label(task, number) if labelled else -1 for number in range(count)]
+    features = {name: datasets.Value("string") for name in task.columns}
+    kind = datasets.ClassLabel(names=list(task.labels))
+    features["label"] = datasets.Value("float32") if task.is_regression else kind
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def write_parquet(root: Path, task: str, train: int = 60, other: int = 10) -> Path:
+    """Writes all splits of a task; returns the root."""
+    found = TASKS[task]
+    (root / task).mkdir(parents=True, exist_ok=True)
+    for split in found.rows:
+        count = train if split == "train" else other
+        rows = parquet_rows(found, count, labelled=not split.startswith("test"))
+        rows.to_parquet(str(root / task / f"{split}.parquet"))
+    return root
+
+
+def write_lines(path: Path, lines: Iterable[Sequence[Any]], start: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = "".join("\t".join(map(str, line)) + "\n" for line in lines)
+    path.write_bytes(start + content.encode())
+    return path
+
+
+def write_tokenizer(folder: Path, size: int = 120) -> Path:
+    """Saves a WordPiece tokenizer trained on the texts."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(train_wordpiece([text(number) for number in range(40)], size))
+    named = dict(SPECIAL_TOKENS)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
+    return folder
