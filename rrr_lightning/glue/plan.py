@@ -1,0 +1,146 @@
+"""From tasks and a protocol to jobs: one for every task and seed, and what they wait for."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rrr_lightning.data.glue_tasks import find_task
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.protocol import Protocol
+from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.jobs import Job
+
+SETTINGS = "settings.json"
+NETWORK = "network.ckpt"
+START_SECONDS = 20.0
+JUDGED_FASTER = 3.0  # a forward pass against a training step
+
+
+@dataclass(frozen=True)
+class Run:
+    """The fine-tuning of one task with one seed.
+
+    Attributes:
+        task: The task.
+        seed: The seed.
+        folder: Where the job leaves its result.
+        settings: What the job is told, as plain types.
+        reported: Whether it was asked for; otherwise others start from it.
+    """
+
+    task: str
+    seed: int
+    folder: Path
+    settings: Mapping[str, Any]
+    reported: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name of its job."""
+        return _name(self.task, self.seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run.
+
+    Attributes:
+        runs: All runs.
+        jobs: Their jobs, in the same order.
+        notes: What the user should know before they start.
+    """
+
+    runs: tuple[Run, ...]
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+
+
+def chosen_tasks(text: str) -> tuple[str, ...]:
+    """Returns the tasks that `--tasks` names: with commas, or `all` of the average.
+
+    Raises:
+        InputError: There is no such task.
+    """
+    if text.strip() == "all":
+        return GLUE
+    names = [find_task(name, "--tasks").name for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError("names no task", key="--tasks", found=text, accepted="all, or cola,rte")
+    return tuple(dict.fromkeys(names))
+
+
+def make_plan(
+    tasks: Sequence[str],
+    protocol: Protocol,
+    checkpoint: str,
+    data: str,
+    out: str | Path,
+    *,
+    rows: Mapping[str, tuple[int, int]] | None = None,
+    samples_per_second: float = 100.0,
+    predict_test: bool = False,
+) -> Plan:
+    """Plans the fine-tuning of a checkpoint.
+
+    Args:
+        tasks: Names of tasks.
+        protocol: Their settings.
+        checkpoint: What every task starts from, unless the protocol has it start from MNLI.
+        data: Source of the data.
+        out: Folder of the evaluation; the jobs get `jobs/<task>-<seed>` in it.
+        rows: Rows to train and to judge on, by task; by default those of the official data.
+        samples_per_second: How fast the network trains, for the order and the time left.
+        predict_test: Whether the test splits are predicted too.
+    """
+    home = Path(out).absolute() / "jobs"
+    wanted = {(task, seed): True for task in tasks for seed in protocol.tasks[task].seeds}
+    followers = [task for task in tasks if protocol.tasks[task].start == "mnli"]
+    source = ("mnli", protocol.tasks["mnli"].seeds[0])
+    notes: list[str] = []
+    if followers and source not in wanted:
+        wanted = {source: False, **wanted}
+        names = ", ".join(followers)
+        notes.append(f"{names} start from MNLI, which is fine-tuned first and not reported.")
+    # Kept although nobody may start from it in this call: a later one can ask for more tasks.
+    is_start = any(cell.start == "mnli" for cell in protocol.tasks.values())
+    runs, jobs = [], []
+    for (task, seed), reported in wanted.items():
+        cell = protocol.tasks[task]
+        start = home / _name(*source) / NETWORK if task in followers else checkpoint
+        told = {
+            **dataclasses.asdict(cell),
+            "task": task,
+            "seed": seed,
+            "checkpoint": str(start),
+            "data": data,
+            "save_network": is_start and (task, seed) == source,
+            "predict_test": predict_test and reported,
+        }
+        del told["seeds"]
+        run = Run(task, seed, home / _name(task, seed), told, reported)
+        trained, judged = (rows or {}).get(task) or _official_rows(task)
+        samples = cell.steps(trained) * cell.batch_size + judged / JUDGED_FASTER
+        seconds = START_SECONDS + samples / samples_per_second
+        needs = (_name(*source),) if task in followers else ()
+        runs.append(run)
+        jobs.append(Job(run.name, _command(run), run.folder, seconds, needs))
+    return Plan(tuple(runs), tuple(jobs), tuple(notes))
+
+
+def _name(task: str, seed: int) -> str:
+    return f"{task}-{seed}"
+
+
+def _command(run: Run) -> tuple[str, ...]:
+    program = (sys.executable, "-m", "rrr_lightning.glue.fine_tune")
+    return (*program, str(run.folder / SETTINGS))
+
+
+def _official_rows(task: str) -> tuple[int, int]:
+    found = find_task(task)
+    return found.rows["train"], sum(found.rows[split] for split in found.validation_splits)

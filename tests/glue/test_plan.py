@@ -1,0 +1,86 @@
+"""Jobs for every task and seed; MNLI first, also where nobody asked for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.plan import Plan, chosen_tasks, make_plan
+from rrr_lightning.glue.protocol import Protocol, find_protocol
+from rrr_lightning.glue.scores import GLUE
+
+
+def plan_of(tasks: str, protocol: Protocol | None = None, **settings: object) -> Plan:
+    protocol = protocol or find_protocol("published")
+    return make_plan(chosen_tasks(tasks), protocol, "a.ckpt", "data", "out", **settings)  # type: ignore[arg-type]
+
+
+def test_one_job_for_every_task_and_seed() -> None:
+    plan = plan_of("all")
+    assert len(plan.jobs) == len(plan.runs) == 1 + 1 + 1 + 3 + 4 + 5 + 5 + 5
+    assert all(run.reported for run in plan.runs)
+    assert plan.notes == ()
+    run = next(run for run in plan.runs if run.name == "cola-717")
+    assert run.folder == Path("out/jobs/cola-717").absolute()
+    assert (run.settings["task"], run.settings["seed"]) == ("cola", 717)
+    assert run.settings["learning_rate"] == 5e-5
+    assert run.settings["checkpoint"] == "a.ckpt"
+
+
+def test_three_tasks_start_from_mnli() -> None:
+    plan = plan_of("mnli,rte,mrpc,stsb,cola")
+    needs = {job.name: job.needs for job in plan.jobs}
+    network = str(Path("out/jobs/mnli-19/network.ckpt").absolute())
+    for run in plan.runs:
+        follows = run.task in ("rte", "mrpc", "stsb")
+        assert needs[run.name] == (("mnli-19",) if follows else ())
+        assert run.settings["checkpoint"] == (network if follows else "a.ckpt")
+        assert run.settings["save_network"] == (run.task == "mnli")
+
+
+def test_mnli_runs_unreported_where_it_is_needed_and_not_asked_for() -> None:
+    plan = plan_of("rte,cola")
+    assert [run.name for run in plan.runs if not run.reported] == ["mnli-19"]
+    assert plan.notes == ("rte start from MNLI, which is fine-tuned first and not reported.",)
+    assert all(run.reported for run in plan_of("cola").runs)
+
+
+def test_a_prerequisite_predicts_no_test_split() -> None:
+    plan = plan_of("rte", predict_test=True)
+    assert {run.task: run.settings["predict_test"] for run in plan.runs} == {
+        "mnli": False,
+        "rte": True,
+    }
+
+
+def test_light_protocols_have_no_prerequisites() -> None:
+    plan = plan_of("rte,mrpc", find_protocol("quick"))
+    assert {run.task for run in plan.runs} == {"rte", "mrpc"}
+    assert all(job.needs == () for job in plan.jobs)
+    assert not any(
+        run.settings["save_network"] for run in plan_of("mnli", find_protocol("quick")).runs
+    )
+
+
+def test_chosen_seeds_replace_the_start_too() -> None:
+    plan = plan_of("rte", find_protocol("published", seeds=[3, 4]))
+    assert [run.name for run in plan.runs] == ["mnli-3", "rte-3", "rte-4"]
+    assert {job.needs for job in plan.jobs[1:]} == {("mnli-3",)}
+
+
+def test_expected_seconds_follow_the_rows() -> None:
+    seconds = {job.name: job.seconds for job in plan_of("mnli,rte").jobs}
+    assert seconds["mnli-19"] > 100 * seconds["rte-19"]
+    small = plan_of("mnli,rte", rows={"mnli": (480, 30), "rte": (16, 30)}, samples_per_second=10)
+    assert {job.name: job.seconds for job in small.jobs}["mnli-19"] == 20 + (3 * 480 + 10) / 10
+
+
+def test_tasks_by_name() -> None:
+    assert chosen_tasks("all") == GLUE
+    assert chosen_tasks("SST-2, rte,rte") == ("sst2", "rte")
+    with pytest.raises(InputError, match="--tasks: no task of GLUE; did you mean 'cola'"):
+        chosen_tasks("coal")
+    with pytest.raises(InputError, match="--tasks: names no task"):
+        chosen_tasks(" , ")
