@@ -23,7 +23,7 @@ from rrr_lightning.data.lanes import Lane, deal_files
 from rrr_lightning.data.mapped import MappedSamples
 from rrr_lightning.data.masking import Masking, Tokens
 from rrr_lightning.data.sampling import Key
-from rrr_lightning.data.text_files import size_of
+from rrr_lightning.data.text_files import sizes_of
 from rrr_lightning.errors import InputError
 
 FIRST_LOOK = 64  # documents of a stream that are looked at before the first step
@@ -151,5 +151,5 @@ def open_stream(
     with writing(cache):
         folder.mkdir(parents=True, exist_ok=True)
     files = FileCounts(documents.files, documents.column, folder)
-    lanes = deal_files([size_of(name) for name in documents.files], global_batch_size)
+    lanes = deal_files(sizes_of(documents.files), global_batch_size)
     return StreamedText(files, lanes, seed, encoder, masking, padding)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rrr_lightning.data.text_files import kind_of, read_documents, size_of
+from rrr_lightning.data.text_files import kind_of, read_documents, sizes_of
 from rrr_lightning.errors import InputError
 
 TEXTS = ["one\ttwo", "Grüße, 世界", "", "a\nb", "🙂 last"]
@@ -171,7 +171,7 @@ def test_missing_files_and_unknown_formats(tmp_path: Path) -> None:
 
 
 def test_sizes_of_files(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", bytes(77))
-    assert size_of(file) == size_of(f"file://{file}") == 77
-    with pytest.raises(InputError, match="cannot be read"):
-        size_of(str(tmp_path / "b.jsonl"))
+    files = [write(tmp_path / f"{size}.jsonl", bytes(size)) for size in (77, 5, 0)]
+    assert sizes_of(files) == sizes_of([f"file://{file}" for file in files]) == [77, 5, 0]
+    with pytest.raises(InputError, match=r"cannot be read \(not found\); found 'file://.*b.jsonl'"):
+        sizes_of([f"file://{tmp_path / 'b.jsonl'}"])
