@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -65,6 +66,33 @@ def images(folder: Path) -> tuple[str, ...]:
         "--data.num_workers=0",
         "--model.network=cifar_resnet8",
         "--model.num_classes=2",
+    )
+
+
+@small("TextDataModule")
+def text(folder: Path) -> tuple[str, ...]:
+    words = "the cat sat on a mat and saw one more dog run far from its old house".split()
+    (folder / "text").mkdir(exist_ok=True)
+    for split, first in (("train", 0), ("validation", 500)):
+        lines = (
+            " ".join(words[(n * k) % 16] for k in range(3, 20)) for n in range(first, first + 40)
+        )
+        documents = "".join(f"{json.dumps({'text': line})}\n" for line in lines)
+        (folder / "text" / f"{split}.jsonl").write_text(documents)
+    network = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 16}
+    network |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}
+    return (
+        f"--data.source={folder / 'text'}",
+        "--data.config=null",
+        "--data.tokenizer=train:100",
+        "--data.sequence_length=16",
+        "--data.global_batch_size=4",
+        "--data.micro_batch_size=2",
+        "--data.num_workers=0",
+        f"--data.cache_dir={folder / 'cache'}",
+        f"--model.network={json.dumps(network)}",
+        "--model.vocabulary_size=67",
+        "--trainer.val_check_interval=2",
     )
 
 
