@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rrr_lightning.callbacks.distillation import DistillationCallback as DistillationCallback
     from rrr_lightning.callbacks.randomness import KeyedRandomness as KeyedRandomness
     from rrr_lightning.data.images import ImageDataModule as ImageDataModule
+    from rrr_lightning.data.text import TextDataModule as TextDataModule
     from rrr_lightning.distillation.losses import KLDivergence as KLDivergence
     from rrr_lightning.distillation.losses import LogitMSE as LogitMSE
     from rrr_lightning.distillation.losses import SoftCrossEntropy as SoftCrossEntropy
@@ -29,6 +30,7 @@ _HOME_OF = {
     "DistillationCallback": "rrr_lightning.callbacks.distillation",
     "KeyedRandomness": "rrr_lightning.callbacks.randomness",
     "ImageDataModule": "rrr_lightning.data.images",
+    "TextDataModule": "rrr_lightning.data.text",
     "KLDivergence": "rrr_lightning.distillation.losses",
     "LogitMSE": "rrr_lightning.distillation.losses",
     "SoftCrossEntropy": "rrr_lightning.distillation.losses",
