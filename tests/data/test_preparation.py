@@ -106,6 +106,7 @@ def run_and_kill(cache: Path, kill_at: int) -> None:
     assert subprocess.run(arguments, capture_output=True).returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_and_is_never_used_by_half(tmp_path: Path) -> None:
     whole = prepared(tmp_path / "whole", Texts())
     cache = tmp_path / "killed"

@@ -37,6 +37,7 @@ def test_the_vocabulary_is_like_berts_and_of_the_size_asked_for() -> None:
     assert tokenizer.encode("a", "b").type_ids == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_in_every_process() -> None:
     code = (
         "from tests.data.test_wordpiece import *;"
