@@ -66,7 +66,7 @@ class Protocol:
     """A named table of settings.
 
     Attributes:
-        name: The name; `published, changed` where cells were overridden.
+        name: The name; `published, changed` or `published, other seeds` where it was overridden.
         tasks: Settings by task.
     """
 
@@ -158,8 +158,17 @@ def find_protocol(
             found="mnli",
             accepted="checkpoint",
         )
-    changed = table != PROTOCOLS[name].tasks
-    return Protocol(f"{name}, changed" if changed else name, table)
+    return Protocol(name + _changes(table, PROTOCOLS[name].tasks), table)
+
+
+def _changes(table: Mapping[str, TaskSettings], original: Mapping[str, TaskSettings]) -> str:
+    """What a name has to add about a table."""
+    if any(
+        dataclasses.replace(cell, seeds=original[t].seeds) != original[t]
+        for t, cell in table.items()
+    ):
+        return ", changed"
+    return "" if table == original else ", other seeds"
 
 
 def _read(overrides: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:

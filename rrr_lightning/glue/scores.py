@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from rrr_lightning.data.glue_tasks import TASKS
+
 Array = NDArray[np.float64]
-Key = TypeVar("Key")
 
 
 def accuracy(predictions: Array, labels: Array) -> float:
@@ -124,12 +124,14 @@ class Average:
         name: What it is called.
         what: What it is the mean of, in words.
         value: The mean; None where something it needs is missing.
+        error: Its standard error over seeds; None where a task has one seed.
         missing: The tasks that are missing.
     """
 
     name: str
     what: str
-    value: float | None
+    value: float | None = None
+    error: float | None = None
     missing: tuple[str, ...] = ()
 
 
@@ -141,33 +143,37 @@ def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[in
 
 def averages(runs: Runs) -> list[Average]:
     """Returns every average that can be compared with those of papers, and that of what is here."""
-    means = {task: _mean(task_scores(task, values)) for task, values in runs.items()}
-    numbers = {
-        (task, metric): _mean(by_seed)
-        for task, values in runs.items()
-        for metric, by_seed in values.items()
-    }
-    here = [task for task in GLUE if task in means]
+    scores = {task: list(task_scores(task, values).values()) for task, values in runs.items()}
+    here = [task for task in GLUE if task in scores]
+    names = ", ".join(TASKS[task].folder for task in here)
     return [
-        _over("GLUE", "mean of the 8 task scores, WNLI aside", GLUE, means),
-        _over("GLUE-Large", "mean of the scores of MNLI, QNLI, QQP and SST-2", GLUE_LARGE, means),
-        _over(
-            "nine numbers",
-            "mean of MNLI-m, MNLI-mm, QNLI, SST-2 and RTE accuracy, QQP and MRPC F1, "
-            "CoLA Matthews and STS-B Pearson correlation",
-            NINE,
-            numbers,
-        ),
-        _over("tasks here", f"mean of the scores of {', '.join(here)}", here, means),
+        _of_tasks("GLUE", "mean of the 8 task scores, WNLI aside", GLUE, scores),
+        _of_tasks("GLUE-Large", "mean of the scores of MNLI, QNLI, QQP, SST-2", GLUE_LARGE, scores),
+        _of_nine(runs),
+        _of_tasks("tasks here", f"mean of the scores of {names}", here, scores),
     ]
 
 
-def _over(name: str, what: str, keys: Sequence[Key], values: Mapping[Key, float]) -> Average:
-    missing = [key[0] if isinstance(key, tuple) else key for key in keys if key not in values]
-    if missing or not keys:
-        return Average(name, what, None, tuple(dict.fromkeys(map(str, missing))))
-    return Average(name, what, float(np.mean([values[key] for key in keys])))
+def _of_tasks(
+    name: str, what: str, tasks: Sequence[str], scores: Mapping[str, list[float]]
+) -> Average:
+    missing = tuple(task for task in tasks if task not in scores)
+    if missing or not tasks:
+        return Average(name, what, missing=missing)
+    error = None
+    if all(len(scores[task]) > 1 for task in tasks):
+        squares = [np.var(scores[task], ddof=1) / len(scores[task]) for task in tasks]
+        error = math.sqrt(float(np.sum(squares))) / len(tasks)
+    return Average(name, what, float(np.mean([np.mean(scores[task]) for task in tasks])), error)
 
 
-def _mean(by_seed: Mapping[int, float]) -> float:
-    return float(np.mean(list(by_seed.values())))
+def _of_nine(runs: Runs) -> Average:
+    what = (
+        "mean of MNLI-m, MNLI-mm, QNLI, SST-2 and RTE accuracy, QQP and MRPC F1, "
+        "CoLA Matthews and STS-B Pearson correlation"
+    )
+    missing = tuple(dict.fromkeys(task for task, _ in NINE if task not in runs))
+    if missing:
+        return Average("nine numbers", what, missing=missing)
+    numbers = [np.mean(list(runs[task][metric].values())) for task, metric in NINE]
+    return Average("nine numbers", what, float(np.mean(numbers)))

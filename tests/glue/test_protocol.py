@@ -81,6 +81,7 @@ def test_any_cell_can_be_overridden_from_a_file(tmp_path: Path) -> None:
 def test_seeds_hold_for_every_task() -> None:
     protocol = find_protocol("quick", seeds=[4, 5])
     assert {cell.seeds for cell in protocol.tasks.values()} == {(4, 5)}
+    assert protocol.name == "quick, other seeds"
     assert find_protocol("quick").name == "quick"
 
 

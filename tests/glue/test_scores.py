@@ -94,6 +94,7 @@ def test_averages_are_those_of_the_papers() -> None:
     number = {(t, m): np.mean(list(by.values())) for t, ms in runs.items() for m, by in ms.items()}
     found = {each.name: each for each in averages({**runs, "wnli": {"accuracy": {1: 0.0}}})}
     assert found["GLUE"].value == pytest.approx(np.mean(list(score.values())))
+    assert found["GLUE"].error == pytest.approx(0.001 / 2 / 8**0.5)  # seeds differ by 0.001
     large = [score[task] for task in ("mnli", "qnli", "qqp", "sst2")]
     assert found["GLUE-Large"].value == pytest.approx(np.mean(large))
     assert found["nine numbers"].value == pytest.approx(np.mean([number[key] for key in NINE]))

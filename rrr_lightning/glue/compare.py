@@ -1,0 +1,191 @@
+"""Two checkpoints side by side: the difference per task, with an interval.
+
+Runs of the same task and seed have seen the same data in the same order, and were judged on the
+same rows, so differences are taken within pairs. Two sources of chance are added up: which rows the
+validation split happens to have (a bootstrap over rows, the same rows for both checkpoints), and
+which seeds were drawn (the variance of the differences over seeds). With one seed the second cannot
+be known; the interval is then marked as one over rows alone, and is too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.results import Results
+from rrr_lightning.glue.scores import COUNTED, GLUE, GLUE_LARGE, REPORTED, Array
+
+Places = NDArray[np.int64]
+PREDICTIONS = "predictions.npz"
+RESAMPLES = 400
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second checkpoint minus first.
+
+    Attributes:
+        name: A task, or the name of an average.
+        value: The difference of the scores.
+        rows_variance: Variance of the value over draws of the validation rows.
+        seeds_variance: The same over draws of the seeds, as far as it is known.
+        freedom: Degrees of freedom of the variance over seeds.
+        seeds: Number of pairs of runs; of an average, the least of its tasks.
+    """
+
+    name: str
+    value: float
+    rows_variance: float
+    seeds_variance: float
+    freedom: float
+    seeds: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The interval that holds the true difference in 95 of 100 cases."""
+        variance = self.rows_variance + self.seeds_variance
+        # Satterthwaite: the bootstrap counts as exact, the few seeds do not.
+        known = self.seeds_variance > 0
+        freedom = self.freedom * (variance / self.seeds_variance) ** 2 if known else math.inf
+        half = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+        return self.value - half, self.value + half
+
+    @property
+    def over(self) -> str:
+        """What chance the interval is over."""
+        return "rows and seeds" if self.seeds > 1 else "rows alone"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the difference as plain types."""
+        low, high = self.interval
+        return {
+            "difference": self.value,
+            "low": low,
+            "high": high,
+            "seeds": self.seeds,
+            "over": self.over,
+        }
+
+
+def compare(
+    first: Results, second: Results, folders: tuple[Path, Path]
+) -> tuple[list[Difference], list[Difference]]:
+    """Compares the tasks that both have; returns differences of tasks and of averages.
+
+    Args:
+        first: Results of the first checkpoint.
+        second: Results of the second.
+        folders: The folders of both evaluations, which hold the predictions.
+
+    Raises:
+        InputError: They have no run in common, or were judged on other rows.
+    """
+    tasks = []
+    for result in first.tasks:
+        other = next((each for each in second.tasks if each.task == result.task), None)
+        if other is None:
+            continue
+        seeds = [seed for seed in result.scores if seed in other.scores]
+        if seeds:
+            pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
+            tasks.append(_difference(result.task, pairs))
+    if not tasks:
+        raise InputError(
+            "has no task and seed in common with --out", key="--compare", found=str(folders[0])
+        )
+    return tasks, _averages(tasks)
+
+
+def _difference(task: str, pairs: Sequence[tuple[Mapping[str, Array], ...]]) -> Difference:
+    """The difference of the scores of one task."""
+    metrics = [metric for metric in REPORTED[task] if metric.name in COUNTED[task]]
+
+    def differences(rows: Mapping[str, Places]) -> list[float]:
+        found = []
+        for first, second, labels in pairs:
+            each = []
+            for metric in metrics:
+                some = rows[metric.split]
+                truth = labels[metric.split][some]
+                before = metric(first[metric.split][some], truth)
+                each.append(metric(second[metric.split][some], truth) - before)
+            found.append(float(np.mean(each)))
+        return found
+
+    sizes = {metric.split: len(pairs[0][2][metric.split]) for metric in metrics}
+    all_rows = {split: np.arange(size) for split, size in sizes.items()}
+    by_seed = differences(all_rows)
+    random = np.random.default_rng(0)
+    drawn = [
+        np.mean(
+            differences({split: random.integers(0, size, size) for split, size in sizes.items()})
+        )
+        for _ in range(RESAMPLES)
+    ]
+    count = len(by_seed)
+    spread = float(np.var(by_seed, ddof=1)) / count if count > 1 else 0.0
+    return Difference(
+        task,
+        float(np.mean(by_seed)),
+        float(np.var(drawn, ddof=1)),
+        spread,
+        count - 1,
+        count,
+    )
+
+
+def _averages(tasks: Sequence[Difference]) -> list[Difference]:
+    """Differences of the averages for which every task is there, and of those that are there."""
+    found = {each.name: each for each in tasks}
+    here = tuple(task for task in GLUE if task in found)
+    wanted = {"GLUE": GLUE, "GLUE-Large": GLUE_LARGE, "tasks here": here}
+    return [
+        _average(name, [found[task] for task in names])
+        for name, names in wanted.items()
+        if names and all(task in found for task in names)
+    ]
+
+
+def _average(name: str, parts: Sequence[Difference]) -> Difference:
+    """The mean of independent differences."""
+    square = len(parts) ** 2
+    spread = sum(part.seeds_variance for part in parts)
+    known = [part for part in parts if part.seeds_variance]
+    weight = sum(part.seeds_variance**2 / part.freedom for part in known)
+    return Difference(
+        name,
+        float(np.mean([part.value for part in parts])),
+        sum(part.rows_variance for part in parts) / square,
+        spread / square,
+        spread**2 / weight if known else 0.0,
+        min(part.seeds for part in parts),
+    )
+
+
+def _read_pair(
+    task: str, seed: int, folders: tuple[Path, Path]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Predictions of both runs and the labels, by split."""
+    both = [_read(folder / "jobs" / f"{task}-{seed}" / PREDICTIONS) for folder in folders]
+    splits = [metric.split for metric in REPORTED[task]]
+    labels = [{split: each[f"{split}.labels"] for split in splits} for each in both]
+    if any(not np.array_equal(labels[0][split], labels[1][split]) for split in splits):
+        raise InputError(
+            f"{task} was judged on other rows there", key="--compare", found=str(folders[0])
+        )
+    first, second = ({split: each[f"{split}.predictions"] for split in splits} for each in both)
+    return first, second, labels[0]
+
+
+def _read(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: np.asarray(file[name], np.float64) for name in file.files}

@@ -1,0 +1,146 @@
+"""The report that people read: one table of tasks, one of averages, and a picture.
+
+Subset data are marked in every row they touch, for such numbers must not be compared with those of
+papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.glue.picture import draw
+from rrr_lightning.glue.results import Results, TaskResult, mean_and_deviation, write_files
+from rrr_lightning.glue.scores import COUNTED, averages
+
+MARKDOWN, PICTURE = "glue.md", "glue.png"
+SUBSET = " ‡"
+SUBSET_NOTE = (
+    "‡ A subset of the official data was trained or judged on: not a GLUE result, and not to be "
+    "compared with published numbers."
+)
+WORDS = {
+    "accuracy": "accuracy",
+    "accuracy_mismatched": "accuracy, mismatched",
+    "f1": "F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+
+
+def write_report(results: Results, folder: Path) -> str:
+    """Writes `glue.json`, `glue.csv`, `glue.md` and `glue.png`; returns the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(results, folder)
+    text = markdown(results)
+    (folder / MARKDOWN).write_text(text)
+    if results.tasks:
+        draw([results], folder / PICTURE)
+    return text
+
+
+def markdown(results: Results) -> str:
+    """Returns the report as Markdown."""
+    title = f"# GLUE: {results.checkpoint}\n\nProtocol: {results.protocol}. Validation splits, "
+    parts = [
+        title + "end of training, times 100; mean ± standard deviation over seeds.",
+        table(
+            ("task", "metric", "mean ± std", "each seed", "rows trained", "rows judged"),
+            [row for result in results.tasks for row in _task_rows(result)],
+        ),
+        table(("average", "value ± standard error", "of what"), _average_rows(results)),
+    ]
+    notes = []
+    if any(result.is_subset for result in results.tasks):
+        notes.append(SUBSET_NOTE)
+    for result in results.tasks:
+        if result.missing:
+            seeds = ", ".join(map(str, result.missing))
+            notes.append(f"{official_name(result.task)}: no result of seed {seeds}.")
+    if results.without:
+        names = ", ".join(official_name(task) for task in results.without)
+        notes.append(f"No result of {names}.")
+    notes.append("Metrics in brackets are shown and not counted in the score of their task.")
+    parts += ["\n\n".join(notes), _settings_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def official_name(task: str) -> str:
+    """Returns the name that the benchmark gives a task."""
+    return TASKS[task].folder
+
+
+def percent(value: float | None, spread: float | None = None) -> str:
+    """Returns a fraction times 100.
+
+    >>> percent(0.8315, 0.0042), percent(0.5), percent(None)
+    ('83.15 ± 0.42', '50.00', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown, with columns as wide as their widest cell."""
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    head = [cell.ljust(width) for cell, width in zip(header, widths, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
+    name = official_name(result.task) + (SUBSET if result.is_subset else "")
+    rows = []
+    for metric, by_seed in result.values.items():
+        counted = metric in COUNTED[result.task]
+        words = WORDS[metric] if counted else f"({WORDS[metric]})"
+        seeds = ", ".join(f"{seed}: {percent(value)}" for seed, value in by_seed.items())
+        value = percent(*mean_and_deviation(list(by_seed.values())))
+        rows.append((words, value, seeds))
+    if len(COUNTED[result.task]) > 1:
+        scores = list(result.scores.values())
+        seeds = ", ".join(f"{seed}: {percent(each)}" for seed, each in result.scores.items())
+        rows.append(("**score**", percent(*mean_and_deviation(scores)), seeds))
+    about = (f"{result.trained_rows:,}", f"{result.judged_rows:,}")
+    return [(name, *row, *about) for row in rows]
+
+
+def _average_rows(results: Results) -> list[tuple[str, str, str]]:
+    subsets = {result.task for result in results.tasks if result.is_subset}
+    rows = []
+    for average in averages(results.values):
+        mark = SUBSET if subsets and average.value is not None else ""
+        what = average.what
+        if average.missing:
+            what += f"; missing: {', '.join(map(official_name, average.missing))}"
+        rows.append((average.name + mark, percent(average.value, average.error), what))
+    return rows
+
+
+def _settings_table(results: Results) -> str:
+    names = (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warmup_fraction",
+        "max_length",
+        "precision",
+        "max_steps",
+        "start",
+    )
+    rows = [
+        (official_name(result.task), *(_plain(result.settings[name]) for name in names))
+        for result in results.tasks
+    ]
+    return table(("task", *(name.replace("_", " ") for name in names)), rows)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)

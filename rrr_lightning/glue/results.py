@@ -1,0 +1,177 @@
+"""What the runs have left, put together: values by task, metric and seed, and what they rest on.
+
+Values are fractions, as everywhere in the library; reports show them times 100, as papers do.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.scores import GLUE, REPORTED, averages, task_scores
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
+
+JSON, TABLE = "glue.json", "glue.csv"
+
+
+@dataclass
+class TaskResult:
+    """The runs of one task.
+
+    Attributes:
+        task: The task.
+        values: Values by metric and seed.
+        rows: Rows by split: what was trained and judged on.
+        official_rows: The same for the whole of the official data.
+        settings: How it was fine-tuned.
+        missing: Seeds without a result.
+    """
+
+    task: str
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    official_rows: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether a split was not the whole of the official one."""
+        return self.rows != self.official_rows
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The score of each seed."""
+        return task_scores(self.task, self.values)
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows of the training split."""
+        return self.rows["train"]
+
+    @property
+    def judged_rows(self) -> int:
+        """Rows of the validation splits."""
+        return sum(self.rows.values()) - self.rows["train"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one checkpoint.
+
+    Attributes:
+        checkpoint: What was judged.
+        protocol: The name of the protocol.
+        tasks: Results of the tasks that have any, in the order of reports.
+        without: Tasks that were asked for and have no result yet.
+    """
+
+    checkpoint: str
+    protocol: str
+    tasks: tuple[TaskResult, ...]
+    without: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, dict[str, dict[int, float]]]:
+        """Values by task, metric and seed."""
+        return {result.task: result.values for result in self.tasks}
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns everything as plain types."""
+        return {
+            "checkpoint": self.checkpoint,
+            "protocol": self.protocol,
+            "subset": any(result.is_subset for result in self.tasks),
+            "tasks": {result.task: _task_json(result) for result in self.tasks},
+            "averages": {
+                average.name: {
+                    "value": average.value,
+                    "standard_error": average.error,
+                    "what": average.what,
+                    "missing": list(average.missing),
+                }
+                for average in averages(self.values)
+            },
+            "without_result": list(self.without),
+        }
+
+
+def collect(checkpoint: str, protocol: str, runs: Iterable[Run]) -> Results:
+    """Reads the results of the reported runs that have finished."""
+    found: dict[str, TaskResult] = {}
+    for run in runs:
+        if not run.reported:
+            continue
+        result = found.setdefault(run.task, TaskResult(run.task))
+        marker = run.folder / MARKER
+        if not marker.exists():
+            result.missing.append(run.seed)
+            continue
+        left = read_json(marker)["result"]
+        for metric in REPORTED[run.task]:
+            result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
+        result.rows, result.official_rows = left["rows"], left["official_rows"]
+        result.settings = {
+            name: value
+            for name, value in run.settings.items()
+            if name not in ("task", "seed", "data", "save_network", "predict_test")
+        }
+    order = sorted(found.values(), key=lambda result: _place(result.task))
+    return Results(
+        checkpoint,
+        protocol,
+        tuple(result for result in order if result.values),
+        tuple(result.task for result in order if not result.values),
+    )
+
+
+def write_files(results: Results, folder: Path) -> None:
+    """Writes `glue.json` and `glue.csv`."""
+    write_json(folder / JSON, results.as_json())
+    with (folder / TABLE).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ("task", "metric", "seed", "value", "rows_trained", "rows_judged", "subset")
+        )
+        for result in results.tasks:
+            about = (result.trained_rows, result.judged_rows, str(result.is_subset).lower())
+            for metric, by_seed in result.values.items():
+                for seed, value in by_seed.items():
+                    writer.writerow((result.task, metric, seed, repr(value), *about))
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean and the standard deviation, None for one value."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), spread
+
+
+def _task_json(result: TaskResult) -> dict[str, Any]:
+    mean, std = mean_and_deviation(list(result.scores.values()))
+    metrics = {}
+    for name, by_seed in result.values.items():
+        middle, spread = mean_and_deviation(list(by_seed.values()))
+        by_name = {str(seed): value for seed, value in by_seed.items()}
+        metrics[name] = {"seeds": by_name, "mean": middle, "std": spread}
+    return {
+        "metrics": metrics,
+        "seeds": list(result.scores),
+        "scores": {str(seed): score for seed, score in result.scores.items()},
+        "mean": mean,
+        "std": std,
+        "rows": result.rows,
+        "official_rows": result.official_rows,
+        "subset": result.is_subset,
+        "missing_seeds": result.missing,
+        "settings": result.settings,
+    }
+
+
+def _place(task: str) -> int:
+    return [*GLUE, "wnli"].index(task)

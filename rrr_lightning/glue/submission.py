@@ -1,0 +1,79 @@
+"""The zip of test predictions that the benchmark's server takes.
+
+One file per task, two for MNLI, with the header `index`, `prediction`, rows numbered from 0, and
+labels in the benchmark's own words. Of several seeds, the one with the best validation score is
+taken. The server also wants files for the diagnostic set and for every task that was left out.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rrr_lightning.data.glue_tasks import TASKS, GlueTask
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.results import Results
+
+FILES = (
+    "AX.tsv",
+    "CoLA.tsv",
+    "MNLI-m.tsv",
+    "MNLI-mm.tsv",
+    "MRPC.tsv",
+    "QNLI.tsv",
+    "QQP.tsv",
+    "RTE.tsv",
+    "SST-2.tsv",
+    "STS-B.tsv",
+    "WNLI.tsv",
+)
+HEADER = "index\tprediction"
+
+
+def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[str]:
+    """Writes the zip; returns the names of the files that the server wants and that are not in it.
+
+    Args:
+        results: Results of the tasks.
+        runs: Their runs, with test predictions.
+        path: The zip file to write.
+    """
+    folders = {(run.task, run.seed): run.folder for run in runs}
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = set()
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for result in results.tasks:
+            task = TASKS[result.task]
+            best = max(result.scores, key=lambda seed: result.scores[seed])
+            with np.load(folders[task.name, best] / PREDICTIONS, allow_pickle=False) as arrays:
+                for split in task.test_splits:
+                    name = file_name(task, split)
+                    archive.writestr(name, _content(task, arrays[f"{split}.predictions"]))
+                    written.add(name)
+    os.replace(part, path)
+    return [name for name in FILES if name not in written]
+
+
+def file_name(task: GlueTask, split: str) -> str:
+    """Returns the official name of the file for a test split.
+
+    >>> file_name(TASKS["mnli"], "test_mismatched")
+    'MNLI-mm.tsv'
+    """
+    suffix = {"test_matched": "-m", "test_mismatched": "-mm"}.get(split, "")
+    return f"{task.folder}{suffix}.tsv"
+
+
+def _content(task: GlueTask, predictions: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
+    if task.is_regression:
+        words = [f"{score:.3f}" for score in np.clip(predictions, 0.0, 5.0)]
+    else:
+        words = [task.words[int(label)] for label in predictions]
+    lines = [HEADER, *(f"{number}\t{word}" for number, word in enumerate(words))]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,71 @@
+"""Evaluations without any training: folders with made-up predictions, as jobs would leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.protocol import Protocol, find_protocol
+from rrr_lightning.glue.record import Record, make_record
+from rrr_lightning.glue.scores import GLUE, REPORTED
+from rrr_lightning.jobs.process import MARKER, write_json
+
+ROWS = 200
+
+
+def predictions(task: str, seed: int, quality: float) -> dict[str, np.ndarray]:
+    """Labels that depend on the task alone, and predictions that are right as often as asked."""
+    truth = np.random.default_rng(sum(map(ord, task)))
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for split in (*TASKS[task].validation_splits, *TASKS[task].test_splits):
+        classes = len(TASKS[task].labels)
+        if classes:
+            labels = truth.integers(0, classes, ROWS)
+            wrong = (labels + truth.integers(1, classes, ROWS)) % classes
+            found = np.where(random.random(ROWS) < quality, labels, wrong)
+        else:
+            labels = truth.uniform(0, 5, ROWS).astype(np.float32)
+            found = labels + random.normal(size=ROWS) * 5 * (1 - quality)
+        arrays[f"{split}.predictions"] = found
+        if split in TASKS[task].validation_splits:
+            arrays[f"{split}.labels"] = labels
+    return arrays
+
+
+def finish(folder: Path, task: str, seed: int, quality: float, subset: bool = False) -> None:
+    """Leaves in a job's folder what its job would."""
+    folder.mkdir(parents=True)
+    arrays = predictions(task, seed, quality)
+    np.savez_compressed(folder / PREDICTIONS, **arrays)
+    metrics = {
+        metric.name: metric(arrays[f"{metric.split}.predictions"], arrays[f"{metric.split}.labels"])
+        for metric in REPORTED[task]
+    }
+    splits = ("train", *TASKS[task].validation_splits)
+    official = {split: TASKS[task].rows[split] for split in splits}
+    rows = {**official, "train": 1000} if subset else official
+    result = {"metrics": metrics, "rows": rows, "official_rows": official, "steps": 1, "seconds": 1}
+    write_json(folder / MARKER, {"result": result})
+
+
+def evaluation(
+    folder: Path,
+    tasks: tuple[str, ...] = GLUE,
+    quality: float = 0.8,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    subset: tuple[str, ...] = (),
+    protocol: Protocol | None = None,
+) -> Record:
+    """Makes the folder of a finished evaluation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    protocol = protocol or find_protocol("quick", seeds=seeds)
+    record = make_record(f"{folder.name}.ckpt", "data", tasks, protocol, False)
+    record.write(folder)
+    for task in tasks:
+        for seed in seeds:
+            finish(folder / "jobs" / f"{task}-{seed}", task, seed, quality, task in subset)
+    return record

@@ -1,0 +1,97 @@
+"""Differences are paired, their intervals cover, and one seed is said to be one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue import compare as module
+from rrr_lightning.glue.compare import PREDICTIONS, Difference, compare
+from tests.glue.made import evaluation
+
+
+def two(
+    tmp_path: Path, tasks: tuple[str, ...], better: float, seeds: tuple[int, ...] = (1, 2, 3)
+) -> tuple[list[Difference], list[Difference]]:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], tasks, 0.7, seeds)
+    second = evaluation(folders[1], tasks, better, seeds)
+    return compare(first.results(folders[0]), second.results(folders[1]), folders)
+
+
+def test_a_checkpoint_against_itself_differs_by_nothing(tmp_path: Path) -> None:
+    tasks, averages = two(tmp_path, ("rte", "stsb", "mnli"), 0.7)
+    assert [each.name for each in tasks] == ["stsb", "mnli", "rte"]
+    for each in (*tasks, *averages):
+        assert each.value == 0
+        assert each.interval == (0, 0)
+
+
+def test_a_better_checkpoint_is_seen_to_be_better(tmp_path: Path) -> None:
+    tasks, averages = two(tmp_path, ("cola", "mrpc", "stsb"), 0.95)
+    for each in (*tasks, *averages):
+        low, high = each.interval
+        assert 0 < low < each.value < high
+        assert each.over == "rows and seeds"
+    assert averages[-1].name == "tasks here"
+    assert averages[-1].value == pytest.approx(np.mean([each.value for each in tasks]))
+    wide = max(high - low for low, high in (each.interval for each in tasks))
+    low, high = averages[-1].interval
+    assert high - low < wide
+
+
+def test_one_seed_leaves_its_own_chance_unknown(tmp_path: Path) -> None:
+    (task,), _ = two(tmp_path, ("rte",), 0.8, (1,))
+    assert task.over == "rows alone"
+    assert task.seeds_variance == 0
+    low, high = task.interval
+    assert (high - low) / 2 == pytest.approx(1.96 * task.rows_variance**0.5, rel=1e-3)
+
+
+def test_few_seeds_widen_the_interval() -> None:
+    narrow = Difference("rte", 0.0, 1e-4, 0.0, 0.0, 1).interval[1]
+    wide = Difference("rte", 0.0, 0.0, 1e-4, 1.0, 2).interval[1]
+    assert narrow == pytest.approx(0.0196, abs=1e-4)
+    assert wide == pytest.approx(0.12706, abs=1e-4)  # Student's t with one degree of freedom
+
+
+def test_intervals_cover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 200 rows whose labels two networks with true accuracies 0.70 and 0.76 get right in pairs;
+    # the accuracy of each seed moves by 0.02.
+    monkeypatch.setattr(module, "RESAMPLES", 100)
+    random = np.random.default_rng(5)
+    hits, trials, seeds, rows = 0, 200, 4, 200
+    for _ in range(trials):
+        ease = random.random(rows)
+        pairs = []
+        for _ in range(seeds):
+            labels = np.ones(rows)
+            both = ((ease < level + 0.02 * random.normal()).astype(float) for level in (0.70, 0.76))
+            first, second = ({"validation": each} for each in both)
+            pairs.append((first, second, {"validation": labels}))
+        low, high = module._difference("rte", pairs).interval
+        hits += low <= 0.06 <= high
+    assert hits / trials >= 0.92
+
+
+def test_other_rows_are_refused(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte",), 0.7, (1,)).results(folders[0])
+    second = evaluation(folders[1], ("rte",), 0.7, (1,)).results(folders[1])
+    path = folders[1] / "jobs" / "rte-1" / PREDICTIONS
+    arrays = dict(np.load(path))
+    arrays["validation.labels"] = 1 - arrays["validation.labels"]
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="--compare: rte was judged on other rows there"):
+        compare(first, second, folders)
+
+
+def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte",), 0.7, (1,)).results(folders[0])
+    second = evaluation(folders[1], ("rte",), 0.7, (2,)).results(folders[1])
+    with pytest.raises(InputError, match="no task and seed in common"):
+        compare(first, second, folders)

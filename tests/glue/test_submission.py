@@ -1,0 +1,70 @@
+"""The zip as the benchmark's server takes it: names, headers, row numbers and label words."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.glue.submission import FILES, write_submission
+from tests.glue.made import evaluation
+
+# From the sample submission of the benchmark: file, and the words that may stand in it.
+WORDS = {
+    "CoLA.tsv": {"0", "1"},
+    "SST-2.tsv": {"0", "1"},
+    "MRPC.tsv": {"0", "1"},
+    "QQP.tsv": {"0", "1"},
+    "MNLI-m.tsv": {"entailment", "neutral", "contradiction"},
+    "MNLI-mm.tsv": {"entailment", "neutral", "contradiction"},
+    "QNLI.tsv": {"entailment", "not_entailment"},
+    "RTE.tsv": {"entailment", "not_entailment"},
+    "WNLI.tsv": {"0", "1"},
+}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> zipfile.ZipFile:
+    record = evaluation(tmp_path, (*GLUE, "wnli"), seeds=(1, 2))
+    path = tmp_path / "sub" / "out.zip"
+    absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
+    assert absent == ["AX.tsv"]
+    return zipfile.ZipFile(path)
+
+
+def test_every_file_of_the_sample_but_the_diagnostic_one(archive: zipfile.ZipFile) -> None:
+    with archive:
+        assert sorted(archive.namelist()) == sorted(set(FILES) - {"AX.tsv"})
+        for name in archive.namelist():
+            lines = archive.read(name).decode().splitlines()
+            assert lines[0] == "index\tprediction"
+            rows = [line.split("\t") for line in lines[1:]]
+            assert [int(number) for number, _ in rows] == list(range(200))
+            if name in WORDS:
+                assert {word for _, word in rows} == WORDS[name]
+            else:
+                assert name == "STS-B.tsv"
+                assert all(0 <= float(word) <= 5 for _, word in rows)
+
+
+def test_the_best_seed_on_validation_is_taken(archive: zipfile.ZipFile, tmp_path: Path) -> None:
+    results = evaluation(tmp_path / "again", ("rte",), seeds=(1, 2)).results(tmp_path / "again")
+    scores = results.tasks[0].scores
+    best = max(scores, key=lambda seed: scores[seed])
+    with np.load(tmp_path / "jobs" / f"rte-{best}" / PREDICTIONS) as arrays:
+        wanted = arrays["test.predictions"]
+    with archive:
+        lines = archive.read("RTE.tsv").decode().splitlines()[1:]
+    # Label 1 of RTE is `not_entailment`.
+    assert [line.endswith("\tnot_entailment") for line in lines] == list(wanted == 1)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("rte",), seeds=(1,))
+    path = tmp_path / "out.zip"
+    absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
+    assert absent == [name for name in FILES if name != "RTE.tsv"]
