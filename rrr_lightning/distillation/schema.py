@@ -27,12 +27,15 @@ class RowSchema:
         labels: Class names, or the tokens of the vocabulary, in the order of the columns.
         normalization: The image statistics that the network was trained with.
         special_token_ids: For text, the ids of the special tokens by name, such as `mask_token`.
+        input_vocabulary: Where columns are classes of texts, a fingerprint of the tokens that the
+            ids in a batch stand for.
     """
 
     columns: int | None = None
     labels: tuple[str, ...] | None = None
     normalization: Normalization | None = None
     special_token_ids: Mapping[str, int] | None = None
+    input_vocabulary: str | None = None
 
 
 def check_schema(student: RowSchema, teacher: RowSchema, key: str) -> None:
@@ -44,7 +47,8 @@ def check_schema(student: RowSchema, teacher: RowSchema, key: str) -> None:
         key: The config key that names the teacher, for the message.
 
     Raises:
-        InputError: Other number of columns, other labels, other order, other special tokens.
+        InputError: Other number of columns, other labels, other order, other special tokens, or
+            input in another vocabulary.
     """
     if None not in (student.columns, teacher.columns) and student.columns != teacher.columns:
         raise InputError(
@@ -52,6 +56,14 @@ def check_schema(student: RowSchema, teacher: RowSchema, key: str) -> None:
             key=key,
             found=teacher.columns,
             accepted=str(student.columns),
+        )
+    if None not in (student.input_vocabulary, teacher.input_vocabulary) and (
+        student.input_vocabulary != teacher.input_vocabulary
+    ):
+        raise InputError(
+            "the teacher reads another vocabulary than the student",
+            key=key,
+            accepted="a teacher that was trained with the student's tokenizer",
         )
     ours, theirs = dict(student.special_token_ids or {}), dict(teacher.special_token_ids or {})
     for name in sorted(ours.keys() & theirs.keys()):

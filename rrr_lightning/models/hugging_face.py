@@ -52,7 +52,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
         try:
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise _unusable(source, error, key) from error
+            raise unusable(source, error, key) from error
         architecture = next(iter(getattr(config, "architectures", None) or []), "none")
         task = next((task for task in _TASKS if architecture.endswith(task)), None)
         if task is None:
@@ -71,13 +71,13 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
                 trust_remote_code=False,
             )
         except Exception as error:  # safetensors and pickle errors have no common ancestor
-            raise _unusable(source, error, key) from error
+            raise unusable(source, error, key) from error
     _check_fit(source, info, key)
     network.float()
     weights = _find(source, "model.safetensors")
     sha256 = sha256_of(weights) if weights else None
     if task in ("ForMaskedLM", "ForPreTraining"):
-        vocabulary = _vocabulary(source)
+        vocabulary = vocabulary_of(source, key)
         schema = RowSchema(columns=config.vocab_size)
         if vocabulary is not None:
             # Columns of the network beyond the tokens of the tokenizer are padding.
@@ -85,21 +85,33 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
             schema = replace(vocabulary.schema, columns=columns)
         rows = MaskedRows(network, schema.columns)
         return Pretrained(rows, schema, sha256, vocabulary=vocabulary)
+    is_text = task == "ForSequenceClassification"
+    vocabulary = vocabulary_of(source, key) if is_text else None
     labels = tuple(str(config.id2label[column]) for column in range(config.num_labels))
     schema = RowSchema(
         columns=config.num_labels,
         labels=None if all(map(_NO_NAME.fullmatch, labels)) else labels,
-        normalization=_normalization(source) if task == "ForImageClassification" else None,
+        normalization=None if is_text else _normalization(source),
+        input_vocabulary=None if vocabulary is None else vocabulary.fingerprint,
     )
-    return Pretrained(network, schema, sha256, KeywordInputs(network))
+    return Pretrained(network, schema, sha256, KeywordInputs(network), vocabulary=vocabulary)
 
 
-def _vocabulary(source: str) -> Vocabulary | None:
+def vocabulary_of(source: str, key: str) -> Vocabulary | None:
+    """Returns the vocabulary of a local folder or of a hub id; None, with a warning, without one.
+
+    Args:
+        source: The folder, or the hub's id.
+        key: The config key for messages.
+
+    Raises:
+        InputError: Its tokenizer is damaged.
+    """
     if not any(_find(source, name) for name in _VOCABULARIES):
         logger.warning("hf:%s has no tokenizer, so its vocabulary cannot be checked", source)
         return None
     with quiet():
-        return Vocabulary.of(load_tokenizer(source, "distillation.teachers"))
+        return Vocabulary.of(load_tokenizer(source, key))
 
 
 def _normalization(source: str) -> Normalization | None:
@@ -156,7 +168,8 @@ def quiet() -> Iterator[None]:
             reports.enable_progress_bar()
 
 
-def _unusable(source: str, error: Exception, key: str) -> InputError:
+def unusable(source: str, error: Exception, key: str) -> InputError:
+    """Returns the error for a folder or hub id that transformers cannot load, in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if "eights only load failed" in str(error) or isinstance(error, pickle.UnpicklingError):
         reason = "its weights hold pickled objects; opening them can run code, so they are refused"

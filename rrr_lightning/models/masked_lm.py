@@ -15,22 +15,19 @@ from typing import Any
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
 
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
+from rrr_lightning.models.adamw import AdamWStudent
+from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
 from rrr_lightning.models.masked_rows import NO_TARGET, masked_labels
 from rrr_lightning.models.row_counting import RowCounting
 from rrr_lightning.models.row_metrics import RowMean
 from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
 
-WARMUP_FRACTION = 0.06
-FINAL_FACTOR = 0.02  # of the learning rate, at the last step
 
-
-class MaskedLanguageModel(RowCounting, StudentModule):
+class MaskedLanguageModel(RowCounting, AdamWStudent):
     """Trains any Hugging Face masked-LM network.
 
     Args:
@@ -58,7 +55,7 @@ class MaskedLanguageModel(RowCounting, StudentModule):
     """
 
     student_logits = "network"
-    optimizer_values = ("learning_rate", "weight_decay", "betas", "epsilon", "decay_vectors")
+    final_factor = 0.02  # of the learning rate, at the last step
 
     def __init__(
         self,
@@ -79,11 +76,12 @@ class MaskedLanguageModel(RowCounting, StudentModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
-        if warmup_steps is None and warmup_fraction is None:
-            warmup_fraction = WARMUP_FRACTION
         super().__init__(
             learning_rate=learning_rate,
+            betas=betas,
+            epsilon=epsilon,
             weight_decay=weight_decay,
+            decay_vectors=decay_vectors,
             warmup_steps=warmup_steps,
             warmup_fraction=warmup_fraction,
             optimizer=optimizer,
@@ -91,9 +89,6 @@ class MaskedLanguageModel(RowCounting, StudentModule):
             seed=seed,
         )
         self.save_hyperparameters(ignore=["tokenizer"])
-        self.betas = betas[0], betas[1]
-        self.epsilon = epsilon
-        self.decay_vectors = decay_vectors
         with self.keyed_construction():
             self.network, self.vocabulary = make_masked_rows(
                 network, vocabulary_size, pad_vocabulary_to, pretrained, tokenizer
@@ -186,30 +181,6 @@ class MaskedLanguageModel(RowCounting, StudentModule):
                 accepted=f"less than {self.vocabulary_size}",
             )
         super().on_train_batch_start(batch, batch_idx)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Returns all parameters in one group, or biases and norms in a second without decay."""
-        if self.decay_vectors:
-            return super().parameter_groups()
-        trained = [each for each in self.parameters() if each.requires_grad]
-        return [
-            {"params": [each for each in trained if each.ndim > 1]},
-            {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
-        ]
-
-    def default_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """Returns AdamW with the recipe's coupled decay."""
-        return AdamW(
-            groups,
-            lr=self.learning_rate,
-            betas=self.betas,
-            eps=self.epsilon,
-            weight_decay=self.weight_decay,
-        )
-
-    def decay(self, progress: float) -> float:
-        """Returns the factor of the learning rate after warm-up: linear to 0.02."""
-        return 1.0 - (1.0 - FINAL_FACTOR) * progress
 
     # ------------------------------------------------------------------------------ checkpoints
 

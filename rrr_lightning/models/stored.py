@@ -33,6 +33,7 @@ STUDENT_FILE, WEIGHTS_FILE = "student.json", "model.safetensors"
 _CLASSES = {
     "ImageClassifier": "rrr_lightning.models.image_classifier",
     "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
+    "TextClassifier": "rrr_lightning.models.text_classifier",
 }
 
 
@@ -147,4 +148,5 @@ def stored_schema(described: Mapping[str, Any]) -> RowSchema:
         labels=None if labels is None else tuple(labels),
         normalization=statistics and Normalization(statistics["mean"], statistics["std"]),
         special_token_ids=stored.get("special_token_ids"),
+        input_vocabulary=stored.get("input_vocabulary"),
     )

@@ -7,6 +7,7 @@ products: the columns after the last real token mean nothing, and rows end befor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,11 @@ class Vocabulary:
     def size(self) -> int:
         """The number of tokens."""
         return len(self.tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the tokens, which tells whether two sides mean the same by their ids."""
+        return hashlib.sha256("\0".join(self.tokens).encode()).hexdigest()
 
     @property
     def schema(self) -> RowSchema:

@@ -97,3 +97,11 @@ def test_other_special_tokens_are_refused() -> None:
             student_ids={"mask_token": 2, "pad_token": 0},
             teacher_ids={"mask_token": 3, "cls_token": 1},
         )
+
+
+def test_texts_in_another_vocabulary_are_refused() -> None:
+    ours, same, theirs = (RowSchema(2, input_vocabulary=each) for each in ("a", "a", "b"))
+    check_schema(ours, same, KEY)
+    check_schema(ours, RowSchema(2), KEY)
+    with pytest.raises(InputError, match=r"teachers\[0\]: the teacher reads another vocabulary"):
+        check_schema(ours, theirs, KEY)

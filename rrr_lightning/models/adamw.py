@@ -1,0 +1,85 @@
+"""What text students share: AdamW, linear warm-up for 6 % of the steps, and a linear decay."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.optim import AdamW, Optimizer
+
+from rrr_lightning.models.base import StudentModule
+
+WARMUP_FRACTION = 0.06
+
+
+class AdamWStudent(StudentModule):
+    """A student trained by AdamW.
+
+    Args:
+        learning_rate: The peak learning rate.
+        betas: The decay rates of AdamW's moments.
+        epsilon: What AdamW adds to the denominator.
+        weight_decay: The decay of AdamW, coupled with the learning rate.
+        decay_vectors: Decay biases and norms too.
+        warmup_steps: Optimizer steps of linear warm-up from 0.
+        warmup_fraction: The same as a fraction of all steps; both None for 0.06.
+        optimizer: A factory that replaces AdamW.
+        lr_scheduler: A factory that replaces the schedule.
+        seed: The key of all randomness; None for the global seed.
+    """
+
+    optimizer_values = ("learning_rate", "weight_decay", "betas", "epsilon", "decay_vectors")
+    final_factor: ClassVar[float] = 0.0
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        decay_vectors: bool,
+        warmup_steps: int | None,
+        warmup_fraction: float | None,
+        optimizer: OptimizerCallable | None,
+        lr_scheduler: LRSchedulerCallable | None,
+        seed: int | None,
+    ) -> None:
+        if warmup_steps is None and warmup_fraction is None:
+            warmup_fraction = WARMUP_FRACTION
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            warmup_fraction=warmup_fraction,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
+        )
+        self.betas = betas[0], betas[1]
+        self.epsilon = epsilon
+        self.decay_vectors = decay_vectors
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns all parameters in one group, or biases and norms in a second without decay."""
+        if self.decay_vectors:
+            return super().parameter_groups()
+        trained = [each for each in self.parameters() if each.requires_grad]
+        return [
+            {"params": [each for each in trained if each.ndim > 1]},
+            {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Returns AdamW."""
+        return AdamW(
+            groups,
+            lr=self.learning_rate,
+            betas=self.betas,
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+        )
+
+    def decay(self, progress: float) -> float:
+        """Returns the factor of the learning rate after warm-up: linear to `final_factor`."""
+        return 1.0 - (1.0 - self.final_factor) * progress

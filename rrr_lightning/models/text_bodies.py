@@ -1,0 +1,171 @@
+"""Bodies of text classifiers: pretrained networks without their heads, and new heads on them.
+
+A body comes from a checkpoint of this library, a Hugging Face folder or the hub. The classifier on
+it is transformers' own `...ForSequenceClassification`, for BERT a pooler, dropout and a linear
+layer, so that its weights can be exchanged with other programs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rrr_lightning.distillation.state_dicts import describe_differences
+from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.models.hugging_face import quiet, unusable, vocabulary_of
+from rrr_lightning.models.masked_networks import PRESETS, plain_config, read_config
+from rrr_lightning.models.stored import load_checkpoint
+from rrr_lightning.models.vocabulary import Vocabulary
+
+KEY = "model.body"
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+# Trained by a sentence-level task, which masked language models do not have.
+_MAY_BE_NEW = "pooler."
+
+
+@dataclass(frozen=True)
+class TextBody:
+    """A network below its head.
+
+    Args:
+        config: Its configuration in plain types.
+        state: Its weights by their names in the body; None for new ones.
+        vocabulary: The tokens that it reads, where they are known.
+    """
+
+    config: dict[str, Any]
+    state: Mapping[str, Tensor] | None = None
+    vocabulary: Vocabulary | None = None
+
+
+def load_body(spec: str | Mapping[str, Any], pretrained: bool) -> TextBody:
+    """Returns the body that a spec names.
+
+    Args:
+        spec: A checkpoint of this library, a Hugging Face folder or a hub id; or, for new weights,
+            a size of BERT or a configuration with `model_type`.
+        pretrained: Whether to take the weights too.
+
+    Raises:
+        InputError: There is no such body, it is not one of a text model, or it is damaged.
+    """
+    if not isinstance(spec, str) or spec in PRESETS:
+        return TextBody(read_config(spec, KEY))
+    path = Path(spec).expanduser()
+    if path.is_file():
+        body = _from_checkpoint(path)
+    elif path.is_dir() or (HUB_ID.fullmatch(spec) and path.suffix != ".ckpt"):
+        body = _from_hugging_face(str(path) if path.is_dir() else spec)
+    else:
+        raise InputError(
+            f"no such file or folder{did_you_mean(spec, PRESETS)}",
+            key=KEY,
+            found=spec,
+            accepted="a checkpoint of this library, a Hugging Face folder, a hub id, or "
+            + ", ".join(PRESETS),
+        )
+    return body if pretrained else TextBody(body.config, None, body.vocabulary)
+
+
+def _from_checkpoint(path: Path) -> TextBody:
+    from rrr_lightning.models.masked_lm import MaskedLanguageModel
+    from rrr_lightning.models.text_classifier import TextClassifier
+
+    module = load_checkpoint(path, KEY).network
+    if isinstance(module, MaskedLanguageModel):
+        network: Any = module.network.network
+    elif isinstance(module, TextClassifier):
+        network = module.network
+    else:
+        raise InputError(
+            f"{path} is no checkpoint of a text model",
+            key=KEY,
+            found=type(module).__name__,
+            accepted="MaskedLanguageModel, TextClassifier",
+        )
+    state = network.base_model.state_dict()
+    return TextBody(plain_config(network.config), state, module.vocabulary)
+
+
+def _from_hugging_face(source: str) -> TextBody:
+    import transformers
+
+    with quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            network, info = transformers.AutoModel.from_pretrained(
+                source,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                trust_remote_code=False,
+            )
+        except Exception as error:  # files of many formats fail in many ways
+            raise unusable(source, error, KEY) from error
+    new = {name for name in info["missing_keys"] if name.startswith(_MAY_BE_NEW)}
+    _check_fit(source, network, info, new)
+    state = {name: each.float() for name, each in network.state_dict().items() if name not in new}
+    return TextBody(plain_config(network.config), state, vocabulary_of(source, KEY))
+
+
+def _check_fit(source: str, network: Any, info: Mapping[str, Any], new: set[str]) -> None:
+    """Refuses weights that leave a part of the body new, or have parts that it lacks."""
+    parts = {name for name, _ in network.named_children()}
+    prefix = f"{network.base_model_prefix}."
+    unexpected = [
+        name
+        for name in sorted(info["unexpected_keys"])
+        if name.removeprefix(prefix).partition(".")[0] in parts - {_MAY_BE_NEW.rstrip(".")}
+        and not name.endswith("position_ids")
+    ]
+    shapes = [
+        f"{name}: {tuple(stored)} in the file, {tuple(wanted)} by the config"
+        for name, stored, wanted in info["mismatched_keys"]
+    ]
+    missing = sorted(set(info["missing_keys"]) - new)
+    differences = describe_differences(missing, unexpected, shapes)
+    if differences:
+        raise InputError(
+            f"the weights of {source} do not fit its config: {differences}", key=KEY, found=source
+        )
+
+
+def build_classifier(body: TextBody, num_classes: int) -> nn.Module:
+    """Returns a network with the body's weights and a new head; draws from torch's generator.
+
+    Raises:
+        InputError: transformers has no such classifier, or the weights do not fit.
+    """
+    import transformers
+
+    values = {name: value for name, value in body.config.items() if name != "model_type"}
+    values |= {"num_labels": num_classes, "problem_type": None}
+    try:
+        config = transformers.AutoConfig.for_model(body.config["model_type"], **values)
+        network: Any = transformers.AutoModelForSequenceClassification.from_config(config)
+    except (ValueError, TypeError, ImportError, AssertionError) as error:
+        raise InputError(
+            f"there is no text classifier of this kind ({str(error).splitlines()[0]})",
+            key=KEY,
+            found=body.config["model_type"],
+        ) from error
+    if body.state is not None:
+        _fill(network, body.state)
+    return network  # type: ignore[no-any-return]
+
+
+def _fill(network: Any, state: Mapping[str, Tensor]) -> None:
+    """Loads a body's weights; a pooler stays new where either side has none."""
+    wanted = network.base_model.state_dict()
+    missing = [name for name in wanted if name not in state and not name.startswith(_MAY_BE_NEW)]
+    unexpected = [n for n in state if n not in wanted and not n.startswith(_MAY_BE_NEW)]
+    differences = describe_differences(missing, unexpected, [])
+    if differences:
+        raise InputError(f"the weights do not fit the classifier: {differences}", key=KEY)
+    network.base_model.load_state_dict(
+        {name: tensor for name, tensor in state.items() if name in wanted}, strict=False
+    )
