@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rrr_lightning.callbacks.distillation import DistillationCallback as DistillationCallback
     from rrr_lightning.callbacks.randomness import KeyedRandomness as KeyedRandomness
+    from rrr_lightning.data.glue import GlueDataModule as GlueDataModule
     from rrr_lightning.data.images import ImageDataModule as ImageDataModule
     from rrr_lightning.data.text import TextDataModule as TextDataModule
     from rrr_lightning.distillation.losses import KLDivergence as KLDivergence
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from rrr_lightning.errors import InputError as InputError
     from rrr_lightning.models.image_classifier import ImageClassifier as ImageClassifier
     from rrr_lightning.models.masked_lm import MaskedLanguageModel as MaskedLanguageModel
+    from rrr_lightning.models.text_classifier import TextClassifier as TextClassifier
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
     "DistillationCallback": "rrr_lightning.callbacks.distillation",
     "KeyedRandomness": "rrr_lightning.callbacks.randomness",
+    "GlueDataModule": "rrr_lightning.data.glue",
     "ImageDataModule": "rrr_lightning.data.images",
     "TextDataModule": "rrr_lightning.data.text",
     "KLDivergence": "rrr_lightning.distillation.losses",
@@ -40,6 +43,7 @@ _HOME_OF = {
     "InputError": "rrr_lightning.errors",
     "ImageClassifier": "rrr_lightning.models.image_classifier",
     "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
+    "TextClassifier": "rrr_lightning.models.text_classifier",
 }
 
 __all__ = ["__version__", *_HOME_OF]

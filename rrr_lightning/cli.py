@@ -11,6 +11,7 @@ is made; a wrong input ends with one line on the standard error stream and exit 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,14 @@ from rrr_lightning.checkpointing import (
     check_checkpoint,
     find_checkpoint,
 )
-from rrr_lightning.data import embedded, images, text  # noqa: F401 - for short class names
+from rrr_lightning.data import embedded, glue, images, text  # noqa: F401 - for short class names
 from rrr_lightning.errors import InputError
 from rrr_lightning.metrics_file import MetricsFile
-from rrr_lightning.models import image_classifier, masked_lm  # noqa: F401 - for short class names
+from rrr_lightning.models import (  # noqa: F401 - for short class names
+    image_classifier,
+    masked_lm,
+    text_classifier,
+)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -159,9 +164,11 @@ def main() -> None:
     except Exception as error:
         # jsonargparse wraps what a constructor raises into an error of its own.
         known = _parsing.input_error(error)
-        if known is None:
-            raise
-        _parsing.fail(str(known))
+        if known is not None:
+            _parsing.fail(str(known))
+        if _parsing.is_refused_elsewhere():
+            sys.exit(2)
+        raise
 
 
 @contextmanager

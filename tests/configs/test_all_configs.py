@@ -15,6 +15,8 @@ import yaml
 from PIL import Image
 
 from rrr_lightning.cli import main
+from rrr_lightning.data.glue_tasks import TASKS
+from tests.data.glue_files import write_parquet, write_tokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RUNS = sorted(
@@ -71,7 +73,8 @@ def images(folder: Path) -> tuple[str, ...]:
 
 @small("TextDataModule")
 def text(folder: Path) -> tuple[str, ...]:
-    words = "the cat sat on a mat and saw one more dog run far from its old house".split()
+    sentence = "the cat sat on a mat and saw one more dog run far from its old house"
+    words = sentence.split()
     (folder / "text").mkdir(exist_ok=True)
     for split, first in (("train", 0), ("validation", 500)):
         lines = (
@@ -92,6 +95,22 @@ def text(folder: Path) -> tuple[str, ...]:
         f"--data.cache_dir={folder / 'cache'}",
         f"--model.network={json.dumps(network)}",
         "--model.vocabulary_size=67",
+        "--trainer.val_check_interval=2",
+    )
+
+
+@small("GlueDataModule")
+def glue(folder: Path) -> tuple[str, ...]:
+    for task in TASKS:
+        write_parquet(folder / "glue", task, train=20, other=4)
+    network = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 16, "vocab_size": 128}
+    network |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}
+    return (
+        f"--data.source={folder / 'glue'}",
+        f"--data.tokenizer={write_tokenizer(folder / 'tokenizer')}",
+        "--data.max_length=32",
+        "--data.global_batch_size=4",
+        f"--model.body={json.dumps(network)}",
         "--trainer.val_check_interval=2",
     )
 
@@ -147,10 +166,24 @@ def test_it_is_the_baseline_plus_distillation(name: str) -> None:
     assert distilled == content(re.sub(r"distill\w*\.yaml", "baseline.yaml", name))
 
 
+def header(name: str) -> str:
+    return re.split(r"^[^#]", (CONFIGS / name).read_text(), maxsplit=1, flags=re.MULTILINE)[0]
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_its_header_says_how_to_run_it(name: str) -> None:
-    header = re.split(r"^[^#]", (CONFIGS / name).read_text(), maxsplit=1, flags=re.MULTILINE)[0]
-    assert f"rrr fit --config {name}" in header
+    assert f"rrr fit --config {name}" in header(name)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith(("resnet50", "bert"))])
+def test_its_header_says_what_to_expect(name: str) -> None:
+    text = " ".join(header(name).replace("#", " ").split()).lower()
+    assert "hardware" in text
+    if "no figure is published for this setting; hours not measured" in text:
+        return
+    assert "published figures, not measured here." in text
+    assert re.search(r"metrics?: [^.]*\d", text)
+    assert re.search(r"hours: \d", text)
 
 
 @pytest.mark.parametrize("name", RUNS)
