@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -249,6 +250,8 @@ def test_a_teacher_of_another_class_count_is_refused(
 ) -> None:
     line = refused(*FIT, "--model.num_classes=7", f"--distillation.teachers={teacher}")
     assert line.startswith("distillation.teachers[0]")
+    assert "found 10" in line
+    assert re.search(r"accepted: 7\b", line), line
     assert not Path("runs").exists()
 
 
