@@ -13,18 +13,40 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
+from torch import distributed
 
 from rrr_lightning.distillation.losses import RowLoss
 from rrr_lightning.errors import InputError, did_you_mean
 
+REFUSED = "rrr_lightning/refused"
 SHIPPED = Path(__file__).parent / "configs"
 
 
 def fail(line: str) -> NoReturn:
     """Prints one line, on one rank, and exits with 2 on every rank."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if _is_first_to_refuse():
         sys.stderr.write(f"rrr: error: {' '.join(line.split())}\n")
+        sys.stderr.flush()
     sys.exit(2)
+
+
+def is_refused_elsewhere() -> bool:
+    """Whether another rank has ended with a line of its own, and so broken off this one."""
+    return distributed.is_initialized() and bool(_default_store().add(REFUSED, 0) > 0)
+
+
+def _is_first_to_refuse() -> bool:
+    """Only some ranks may have seen the wrong input, so the first one speaks, not always rank 0."""
+    if not distributed.is_initialized():
+        return getattr(rank_zero_only, "rank", 0) == 0
+    try:
+        return bool(_default_store().add(REFUSED, 1) == 1)
+    except distributed.DistError:  # the store is gone with rank 0, which has spoken
+        return False
+
+
+def _default_store() -> Any:
+    return distributed.distributed_c10d._get_default_store()
 
 
 def find_config(name: str) -> str:

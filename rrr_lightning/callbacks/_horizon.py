@@ -15,13 +15,17 @@ def require_bound(trainer: Trainer) -> None:
         raise _unbounded()
 
 
-def count_steps(trainer: Trainer) -> int:
+def count_steps(trainer: Trainer, at_least: int = 0) -> int:
     """Returns the number of optimizer steps of the whole run: `max_steps`, or epochs x batches.
 
     Reads the number of batches, so it can be called from `on_train_start` on.
 
+    Args:
+        trainer: The trainer of the run.
+        at_least: The steps of the run that is resumed, as a run may grow, but not shrink.
+
     Raises:
-        InputError: If the run is bounded by neither, but by time or not at all.
+        InputError: If the run is bounded by neither, but by time or not at all; or shrinks.
     """
     bounds: list[int] = []
     if trainer.max_steps >= 0:
@@ -31,6 +35,13 @@ def count_steps(trainer: Trainer) -> int:
         bounds.append(epochs * math.ceil(batches / trainer.accumulate_grad_batches))
     if not bounds:
         raise _unbounded()
+    if min(bounds) < at_least:
+        raise InputError(
+            "is less than the checkpoint's, which would move the end of distillation",
+            key="trainer.max_steps",
+            found=min(bounds),
+            accepted=f"{at_least} as in the checkpoint, or more",
+        )
     return min(bounds)
 
 

@@ -39,6 +39,34 @@ class TeacherProbe:
         self._schema = RowSchema(columns=columns)
         self._min_accuracy = min_accuracy
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no batch has come yet."""
+        return bool(self._waiting)
+
+    def run_on_validation(self, trainer: Trainer) -> None:
+        """Runs on a validation batch of its own, for runs without a sanity check, if there is one.
+
+        A resumed run has none. A training batch would be augmented, and judge a teacher too low.
+        """
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        loaders = trainer.val_dataloaders
+        while isinstance(loaders, Sequence | Mapping):
+            loaders = next(iter(loaders.values() if isinstance(loaders, Mapping) else loaders), ())
+            if loaders == ():
+                return
+        with torch.random.fork_rng(devices=[]):
+            batch = None if loaders is None else next(iter(loaders), None)
+        if batch is None:
+            return
+        stage = trainer.state.stage
+        trainer.sanity_checking = True  # so that the module prepares it as in validation
+        try:
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        finally:
+            trainer.state.stage = stage
+        self.run(trainer, batch)
+
     def run(self, trainer: Trainer, batch: Any) -> None:
         """Runs every teacher once; does nothing from the second batch on.
 

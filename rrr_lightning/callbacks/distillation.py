@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -153,6 +154,7 @@ class DistillationCallback(Callback):
                 accepted="True",
             )
         require_bound(trainer)
+        self._total_steps = 0
         self.load(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,16 +177,18 @@ class DistillationCallback(Callback):
         self._splice = StepSplice(pl_module, self._step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fixes the number of steps that fractions of training refer to."""
-        self._total_steps = count_steps(trainer)
+        """Fixes the number of steps that fractions of training refer to, and tries the teachers."""
+        self._total_steps = count_steps(trainer, at_least=self._total_steps)
         if self._step is not None:
             self._step.total_steps = self._total_steps
+        if self._probe is not None and self._probe.is_waiting:
+            self._probe.run_on_validation(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
     ) -> None:
         """Tries the teachers on the first validation batch, which the sanity check brings."""
-        if self._probe is not None and self.teachers:
+        if self._probe is not None:
             self._probe.run(trainer, batch)
 
     def on_train_batch_start(
@@ -242,21 +246,23 @@ class DistillationCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run is held against; plain types, no weights."""
         return {
-            "seed": self.pool.seed,
+            "settings": self._settings(),
             "total_steps": self._total_steps,
             "teachers": list(self._fingerprints),
-            "names": list(self._names),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on with other teachers or another draw than the checkpoint's."""
-        if state_dict["seed"] != self.pool.seed:
-            raise InputError(
-                "differs from the checkpoint's, which would change the draw of teachers",
-                key="distillation.pool.seed",
-                found=self.pool.seed,
-                accepted=str(state_dict["seed"]),
-            )
+        """Refuses to go on with other settings or other teachers than the checkpoint's."""
+        self._total_steps = state_dict["total_steps"]
+        settings = self._settings()
+        for name, stored in state_dict["settings"].items():
+            if settings[name] != stored:
+                raise InputError(
+                    "differs from the checkpoint's",
+                    key=f"distillation.{name}",
+                    found=str(settings[name]),
+                    accepted=f"{stored} as in the checkpoint, or a new run",
+                )
         if self.allow_teacher_change or state_dict["teachers"] == self._fingerprints:
             return
         raise InputError(
@@ -266,6 +272,13 @@ class DistillationCallback(Callback):
             accepted=f"SHA-256 {[sha256[:12] for sha256 in state_dict['teachers']]},"
             " or distillation.allow_teacher_change=true",
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides weight, draw and loss of a step, by configuration key."""
+        settings: dict[str, Any] = {"loss": repr(self.loss)}
+        for section, values in (("schedule", self.schedule), ("pool", self.pool)):
+            settings |= {f"{section}.{name}": value for name, value in asdict(values).items()}
+        return settings
 
 
 def _forget_logged(trainer: Trainer) -> None:

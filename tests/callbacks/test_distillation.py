@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.distillation.losses import KLDivergence, LogitMSE
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
@@ -248,12 +248,20 @@ def test_validate_loads_no_teacher() -> None:
 # ------------------------------------------------------------------------------ resume
 
 
-def resume(tmp_path: Path, first: DistillationCallback, then: DistillationCallback) -> None:
-    saver = ModelCheckpoint(tmp_path, filename="at4", every_n_train_steps=4, save_top_k=-1)
+def resume(
+    tmp_path: Path, first: DistillationCallback, then: DistillationCallback, steps: int = 12
+) -> None:
+    saver = ModelCheckpoint(
+        tmp_path,
+        filename="at{step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=4,
+        save_top_k=-1,
+    )
     fit(make_module(), saver, first, enable_checkpointing=True)
     loader = DataLoader(make_data(), batch_size=8)
     # the same saver: Lightning warns where a callback of the checkpoint is missing
-    trainer = make_trainer(steps=12, callbacks=[saver, then], enable_checkpointing=True)
+    trainer = make_trainer(steps=steps, callbacks=[saver, then], enable_checkpointing=True)
     trainer.fit(make_module(), loader, ckpt_path=tmp_path / "at4.ckpt")
 
 
@@ -264,8 +272,31 @@ def test_resume_with_other_teachers_is_refused_unless_allowed(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"not those of the checkpoint.*allow_teacher_change"):
         resume(tmp_path / "other", distil([one]), distil([other]))
     resume(tmp_path / "allowed", distil([one]), distil([other], allow_teacher_change=True))
-    with pytest.raises(InputError, match=r"distillation\.pool\.seed: .*found 3; accepted: 0"):
-        resume(tmp_path / "seed", distil([one]), distil([one], pool=TeacherPool(seed=3)))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pool": TeacherPool(seed=3)}, r"distillation\.pool\.seed: .*found '3'; accepted: 0 as"),
+        ({"schedule": {"until": 0.9}}, r"distillation\.schedule\.until: .*found '0\.9'; .*0\.5 as"),
+        ({"loss": LogitMSE()}, r"distillation\.loss: .*LogitMSE.*accepted: KLDivergence"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    teacher = make_teacher()
+    with pytest.raises(InputError, match=message):
+        resume(tmp_path, distil([teacher]), distil([teacher], **changed))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_may_grow_but_not_shrink(tmp_path: Path) -> None:
+    teacher = make_teacher()
+    resume(tmp_path / "longer", distil([teacher]), distil([teacher]), steps=12)
+    with pytest.raises(InputError, match=r"trainer\.max_steps: .*found 6; accepted: 8 as"):
+        resume(tmp_path / "shorter", distil([teacher]), distil([teacher]), steps=6)
 
 
 # ------------------------------------------------------------------------------ bad input

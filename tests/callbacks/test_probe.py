@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
     CLASSES,
+    Foreign,
     distil,
     fit,
     make_module,
     make_teacher,
+    make_trainer,
     weights,
 )
 
@@ -59,3 +63,26 @@ def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:
 
     fit(make_module(), distil([Oracle()], teacher_min_accuracy=0.9))
     assert "no better than chance" not in caplog.text
+
+
+class Validates(Foreign):
+    """Validation batches come from a loader of its own."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/outputs", self.net(batch[0]).mean())
+
+
+def test_the_accuracy_is_taken_on_a_validation_batch_without_a_sanity_check_too() -> None:
+    inputs = torch.eye(8)[:, :8]
+    train = TensorDataset(inputs, torch.full((8,), 4))  # the teacher is wrong on most of these
+    validation = TensorDataset(inputs[:5], torch.arange(5))
+
+    class Columns(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs[:, :CLASSES]
+
+    callback = distil([Columns()], teacher_min_accuracy=0.9)
+    trainer = make_trainer(steps=2, callbacks=[callback], num_sanity_val_steps=0)
+    loaders = [DataLoader(each, batch_size=8) for each in (train, validation)]
+    trainer.fit(make_module(Validates), *loaders)
+    assert trainer.global_step == 2

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
+    CLASSES,
     DictForeign,
     Foreign,
     counted_forwards,
@@ -109,12 +110,16 @@ class Awkward(Foreign):
         self.twice = nn.Identity()
         self.detached = nn.Identity()
         self.tuple = Tuple()
+        self.column = nn.Identity()
+        self.first_half = nn.Identity()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self.net(batch[0])
         self.twice(self.twice(logits))
         self.detached(logits.detach())
         self.tuple(logits)
+        self.column(logits[:, :1])
+        self.first_half(logits[: len(logits) // 2])
         return nn.functional.cross_entropy(logits, batch[1])
 
 
@@ -127,6 +132,8 @@ class Awkward(Foreign):
         ("twice", "'twice' ran 2 times in one training step"),
         ("detached", "do not require grad"),
         ("tuple", "bare tuple"),
+        ("column", rf"do not match; found \(8, 1\); .*\(8, {CLASSES}\)"),
+        ("first_half", rf"do not match; found \(4, {CLASSES}\); .*\(8, {CLASSES}\)"),
     ],
 )
 def test_bad_student_rows(name: str | None, message: str) -> None:
