@@ -170,10 +170,6 @@ def header(name: str) -> str:
     return re.split(r"^[^#]", (CONFIGS / name).read_text(), maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def header(name: str) -> str:
-    return re.split(r"^[^#]", (CONFIGS / name).read_text(), maxsplit=1, flags=re.MULTILINE)[0]
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_its_header_says_how_to_run_it(name: str) -> None:
     assert f"rrr fit --config {name}" in header(name)
