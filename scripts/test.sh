@@ -3,6 +3,7 @@
 # any, the tests that take seconds run (markers slow, ddp and gpu are left out).
 #   bash scripts/test.sh
 #   bash scripts/test.sh -m "not gpu"
+#   bash scripts/test.sh --cov
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh dev,timm
