@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from tests.data.toy import Notes, NumberedData, make_trainer
 
 STEPS = 6
+COMPILES = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler, g++"),
+]
 FLOAT32_SUMS_REORDERED = {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -95,7 +100,7 @@ def assert_same_gradients(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("micro_batch_size", [6, 3])
-@pytest.mark.parametrize("backend", [None, "eager"])
+@pytest.mark.parametrize("backend", [None, "eager", pytest.param("inductor", marks=COMPILES)])
 def test_split_batches(tmp_path: Path, micro_batch_size: int, backend: str | None) -> None:
     (whole,) = run(tmp_path / "whole", 1)
     (split,) = run(tmp_path / "split", 1, backend, micro_batch_size=micro_batch_size)
