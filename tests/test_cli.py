@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from rrr_lightning.cli import main
+from rrr_lightning.data.sampling import BatchPlan, KeyedBatches
 from tests.cli_runs import FIT, TINY, Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,4 +270,27 @@ def test_two_ranks_print_one_line_and_both_exit_with_2(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert run.stderr.count("rrr: error:") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.ddp
+def test_a_refusal_on_one_rank_alone_ends_both_with_its_line(tmp_path: Path) -> None:
+    plan = BatchPlan(2, None, world_size=2, rank=1)
+    [(_, index)] = KeyedBatches(8, plan, seed=17, step=lambda: 0).micro_batch(0, 0)
+    for split, number in [(s, n) for s in ("train", "val") for n in range(8)]:
+        folder = tmp_path / "images" / split / "ab"[number // 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = folder / f"{number}.png"
+        Image.new("RGB", (16, 16)).save(image)
+        if (split, number) == ("train", index):
+            image.write_bytes(b"no image")
+    command = [sys.executable, "-m", "rrr_lightning", *FIT, "--data=ImageDataModule"]
+    command += ["--data.source=images", "--data.global_batch_size=2", "--data.num_workers=0"]
+    command += ["--data.crop_size=16", "--data.resize_size=16", "--model.num_classes=2"]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.num_sanity_val_steps=0"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 2
+    assert run.stderr.count("rrr: error:") == 1
+    assert f"image {index}" in run.stderr
+    assert "Traceback" not in run.stderr
     assert not (tmp_path / "runs").exists()
