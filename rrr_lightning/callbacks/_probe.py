@@ -76,7 +76,7 @@ class TeacherProbe:
         """
         teachers, self._waiting = self._waiting, []
         for teacher in teachers:
-            rows = teacher.rows(batch)
+            rows = _try(teacher, batch)
             check_rows(rows, self._schema, teacher.key)
             self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
             self._judge(trainer, teacher, rows, _targets(batch, rows))
@@ -111,6 +111,19 @@ class TeacherProbe:
                 100 * accuracy,
                 len(rows),
             )
+
+
+def _try(teacher: Teacher, batch: Any) -> Tensor:
+    """Returns a teacher's rows; whatever the network raises on its first batch is named."""
+    try:
+        return teacher.rows(batch)
+    except RuntimeError as error:
+        raise InputError(
+            f"the teacher {teacher.name!r} fails on a batch of the student ({error})",
+            key=teacher.key,
+            accepted="a network for such batches, or distillation.teacher_inputs; image statistics"
+            " (mean, std) of a teacher for images of 8-bit integers",
+        ) from error
 
 
 def _targets(batch: Any, rows: Tensor) -> Tensor | None:

@@ -86,3 +86,8 @@ def test_the_accuracy_is_taken_on_a_validation_batch_without_a_sanity_check_too(
     loaders = [DataLoader(each, batch_size=8) for each in (train, validation)]
     trainer.fit(make_module(Validates), *loaders)
     assert trainer.global_step == 2
+
+
+def test_a_teacher_that_fails_on_the_students_batch_is_named() -> None:
+    with pytest.raises(InputError, match=r"distillation\.teachers\[0\]: .*fails on a batch"):
+        fit(make_module(), distil([nn.Linear(3, CLASSES)]))
