@@ -2,9 +2,10 @@
 
     rrr export --checkpoint runs/bert/checkpoints/last.ckpt --to exported/bert
 
-A masked-LM student becomes a Hugging Face folder: weights in safetensors, configuration, tokenizer
-and a model card. An image student becomes weights in safetensors and `student.json`, which says how
-to rebuild the network. Either folder works as a teacher. The folder appears whole or not at all.
+A masked-LM student or a text classifier becomes a Hugging Face folder: weights in safetensors,
+configuration, tokenizer and a model card. An image student becomes weights in safetensors and
+`student.json`, which says how to rebuild the network. Either folder works as a teacher. The folder
+appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from rrr_lightning.model_card import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import quiet
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.masked_rows import usable_positions
 from rrr_lightning.models.stored import STUDENT_FILE, WEIGHTS_FILE, load_checkpoint
+from rrr_lightning.models.text_classifier import TextClassifier
+from rrr_lightning.models.vocabulary import Vocabulary
 
 DESCRIBED = ("class", "arguments", "schema", "training", "data", "ledger")
 
@@ -59,8 +63,15 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
     part.mkdir()
     try:
         if isinstance(module, MaskedLanguageModel):
-            with quiet():
-                _write_hugging_face(module, part)
+            network: Any = module.network.network
+            _write_hugging_face(network, module.vocabulary_size, module.vocabulary, part)
+        elif isinstance(module, TextClassifier):
+            known, network = module.vocabulary, module.network
+            size = network.config.vocab_size if known is None else known.size
+            if module.class_names is not None:
+                network.config.id2label = dict(enumerate(module.class_names))
+                network.config.label2id = {name: i for i, name in enumerate(module.class_names)}
+            _write_hugging_face(network, size, known, part)
         else:
             _write_student(module, content[CHECKPOINT_KEY], part)  # type: ignore[arg-type]
         (part / "README.md").write_text(model_card(target.name, content))
@@ -73,19 +84,20 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
     return target
 
 
-def _write_hugging_face(module: MaskedLanguageModel, folder: Path) -> None:
-    network: Any = module.network.network
-    if network.config.vocab_size > module.vocabulary_size:
-        # Padding serves training alone.
-        network.resize_token_embeddings(module.vocabulary_size)
-    network.save_pretrained(folder)
-    known = module.vocabulary
+def _write_hugging_face(network: Any, size: int, known: Vocabulary | None, folder: Path) -> None:
+    with quiet():
+        if network.config.vocab_size > size:
+            # Padding serves training alone.
+            network.resize_token_embeddings(size)
+        network.save_pretrained(folder)
     if known is None or known.tokenizer_json is None:
         return
     tokenizer = rebuild_tokenizer(known.tokenizer_json, known.special_token_ids)
-    if module.network.positions is not None:
-        tokenizer.model_max_length = module.network.positions
-    tokenizer.save_pretrained(folder)
+    positions = usable_positions(network)
+    if positions is not None:
+        tokenizer.model_max_length = positions
+    with quiet():
+        tokenizer.save_pretrained(folder)
 
 
 def _write_student(module: StudentModule, described: Mapping[str, Any], folder: Path) -> None:

@@ -10,6 +10,12 @@ import yaml
 from rrr_lightning import __version__
 from rrr_lightning.models.base import CHECKPOINT_KEY
 
+# Students that become Hugging Face folders: their pipeline, and what loads them.
+_TEXT = {
+    "MaskedLanguageModel": ("fill-mask", "AutoModelForMaskedLM"),
+    "TextClassifier": ("text-classification", "AutoModelForSequenceClassification"),
+}
+
 
 def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:
     """Returns the Markdown of a `README.md`.
@@ -19,16 +25,16 @@ def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:
         checkpoint: The whole checkpoint, as it was read.
     """
     described = checkpoint[CHECKPOINT_KEY]
-    is_text = described["class"] == "MaskedLanguageModel"
+    kind = str(described["class"])
     header = {
-        "library_name": "transformers" if is_text else "rrr-lightning",
-        "pipeline_tag": "fill-mask" if is_text else "image-classification",
+        "library_name": "transformers" if kind in _TEXT else "rrr-lightning",
+        "pipeline_tag": _TEXT[kind][0] if kind in _TEXT else "image-classification",
         "tags": ["distillation", "rrr-lightning"],
     }
     parts = [
         f"---\n{_yaml(header)}---",
         f"# {name}",
-        _how_to_load(is_text),
+        _how_to_load(kind),
         f"## Training\n\n{checkpoint.get('global_step', 0)} optimizer steps with rrr-lightning "
         f"{__version__}.\n\n{_block(described.get('training'))}",
         f"## Data\n\n{_block(described.get('data'))}",
@@ -40,11 +46,12 @@ def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _how_to_load(is_text: bool) -> str:
-    if is_text:
+def _how_to_load(kind: str) -> str:
+    if kind in _TEXT:
+        factory = _TEXT[kind][1]
         return (
-            "```python\nfrom transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
-            'network = AutoModelForMaskedLM.from_pretrained(".")\n'
+            f"```python\nfrom transformers import {factory}, AutoTokenizer\n\n"
+            f'network = {factory}.from_pretrained(".")\n'
             'tokenizer = AutoTokenizer.from_pretrained(".")\n```'
         )
     return (
