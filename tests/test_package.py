@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rrr_lightning
 
@@ -64,6 +65,7 @@ def uv() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # starts several processes that import torch
 @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
 def test_an_installation_finds_the_shipped_configs(editable: bool, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -86,3 +88,19 @@ def test_an_installation_finds_the_shipped_configs(editable: bool, tmp_path: Pat
         [python, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True
     )
     assert run.stdout.startswith("x True True " + str(tmp_path)), run.stdout + run.stderr
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def printed(*command: str | Path) -> str:
+        done = subprocess.run(command, cwd=empty, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    both = ("--config=trainer/cpu.yaml", "--config=quickstart/baseline.yaml")
+    config = yaml.safe_load(printed(python.with_name("rrr"), "fit", *both, "--print_config"))
+    assert config["trainer"]["accelerator"] == "cpu"
+    assert config["data"]["class_path"].endswith("EmbeddedDigits")
+    if editable:  # one of the two will do: it is the same code under another name
+        assert "fit" in printed(python, "-m", "rrr_lightning", "--help")
+    assert not list(empty.iterdir())
