@@ -128,8 +128,13 @@ print(run(home, *jobs)[1][-1])
 
 
 def start_runner(home: Path) -> subprocess.Popen[bytes]:
-    with (home / "out").open("w") as out, (home / "err").open("w") as err:
-        return subprocess.Popen([sys.executable, "-c", RUNNER, home], stdout=out, stderr=err)
+    """Starts a runner that Ctrl-C reaches also where the tests run in the background."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (home / "out").open("w") as out, (home / "err").open("w") as err:
+            return subprocess.Popen([sys.executable, "-c", RUNNER, home], stdout=out, stderr=err)
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def is_alive(pid: int) -> bool:
