@@ -14,7 +14,7 @@ from pathlib import Path
 from _runs import data_folder, keep, run, run_arms, table
 
 SEEDS = (1, 2)
-STEPS = ["--trainer.max_steps", "1000"]
+STEPS = ["--trainer.max_steps", "2000"]
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     data = ["--data.source", str(data_folder() / "text"), "--data.max_documents", "40000"]
     data += ["--data.max_val_documents", "2000", "--data.eval_batch_size", "256"]
     data += ["--trainer.val_check_interval", "200"]
-    longer = ["--trainer.max_steps", "2000"]
+    longer = ["--trainer.max_steps", "4000"]
     run(arguments.out / "teacher", "quickstart/bert_teacher.yaml", *data, *longer)
     teacher = str(arguments.out / "teacher" / "checkpoints" / "last.ckpt")
     distill = ["quickstart/bert_distill.yaml", *STEPS, "--distillation.teachers", teacher]
