@@ -123,7 +123,6 @@ class DistillationCallback(Callback):
         self.teachers: list[Teacher] = []
         self._fingerprints: list[str] = []
         self._names: list[str] = []
-        self._names: list[str] = []
         self._total_steps = 0
         self._has_logged = False
         self._probe: TeacherProbe | None = None
@@ -141,7 +140,6 @@ class DistillationCallback(Callback):
         if not self.teachers:
             self.teachers = load_teachers(self.specs, self.teacher_inputs, module)
             self._fingerprints = [teacher.fingerprint() for teacher in self.teachers]
-            self._names = [teacher.name for teacher in self.teachers]
             self._names = [teacher.name for teacher in self.teachers]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
