@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"export": "rrr_lightning.export"}
+COMMANDS = {"export": "rrr_lightning.export", "glue": "rrr_lightning.glue.command"}
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def merge(record: Record, folder: Path) -> Record:
         InputError: The folder is of another checkpoint, other data or another protocol.
     """
     if not (folder / NAME).exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise InputError(
                 "holds other files",
                 key="--out",

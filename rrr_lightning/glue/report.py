@@ -62,9 +62,9 @@ def markdown(results: Results) -> str:
     if results.without:
         names = ", ".join(official_name(task) for task in results.without)
         notes.append(f"No result of {names}.")
-    notes.append("Metrics in brackets are shown and not counted in the score of their task.")
-    parts += ["\n\n".join(notes), _settings_table(results)]
-    return "\n\n".join(parts) + "\n"
+    if any(len(result.values) > len(COUNTED[result.task]) for result in results.tasks):
+        notes.append("Metrics in brackets are shown and not counted in the score of their task.")
+    return "\n\n".join([*parts, *notes, _settings_table(results)]) + "\n"
 
 
 def official_name(task: str) -> str:

@@ -1,0 +1,136 @@
+"""The whole way: plan, jobs, results, report; the same call goes on after any interruption."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.plan import SETTINGS, Plan, Run, chosen_tasks, make_plan
+from rrr_lightning.glue.protocol import Protocol, find_protocol
+from rrr_lightning.glue.record import Record, check_comparable, make_record, merge, read_record
+from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
+from rrr_lightning.glue.results import JSON, TABLE, Results
+from rrr_lightning.glue.side_by_side import write_comparison
+from rrr_lightning.glue.submission import write_submission
+from rrr_lightning.jobs import Outcome, find_places, run_jobs
+from rrr_lightning.jobs.process import write_json
+
+
+def evaluate(
+    checkpoint: str,
+    data: str,
+    out: str | Path,
+    *,
+    tasks: str = "all",
+    protocol: str = "published",
+    settings: str | Path | Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    devices: str = "auto",
+    slurm: Mapping[str, Any] | None = None,
+    submission: str | Path | None = None,
+    compare_with: str | Path | None = None,
+    stream: TextIO | None = None,
+) -> tuple[Results, Outcome]:
+    """Fine-tunes a checkpoint on GLUE and writes `glue.json`, `.csv`, `.md` and `.png`.
+
+    Args:
+        checkpoint: A checkpoint of this library, a Hugging Face folder or a hub id.
+        data: A folder with the tasks' files, or a hub id.
+        out: The output folder; finished jobs in it are kept.
+        tasks: Names with commas, or `all` for the eight of the average.
+        protocol: `published`, `quick` or `single`.
+        settings: Cells of the protocol to replace; see `find_protocol`.
+        seeds: Seeds for every task, instead of the protocol's.
+        devices: Where to run; see `find_places`.
+        slurm: Parameters of the cluster.
+        submission: A zip file for test predictions.
+        compare_with: The output folder of another checkpoint, to be set against this one.
+        stream: Where to print; the standard output by default.
+
+    Returns:
+        The results, and what became of the jobs.
+
+    Raises:
+        InputError: Something that was given is wrong; no job has started then.
+    """
+    say = (sys.stdout if stream is None else stream).write
+    table = find_protocol(protocol, settings, seeds)
+    names = chosen_tasks(tasks)
+    home = Path(out).expanduser().absolute()
+    archive = None if submission is None else _zip_file(submission)
+    record = make_record(checkpoint, data, names, table, archive is not None)
+    merged = merge(record, home)
+    other = None if compare_with is None else Path(compare_with).expanduser().absolute()
+    if other is not None:
+        check_comparable(read_record(other, "--compare"), record, other)
+    plan = _plan(record, names, table, home)
+    finished = {job.name for job in plan.jobs if job.finished}
+    left = [run for run in plan.runs if run.name not in finished]
+    places = None
+    if left:
+        # Loads Lightning and transformers, which a call with nothing left to do can spare.
+        from rrr_lightning.glue.inputs import look_at
+
+        places = find_places(devices, slurm)
+        rows, speed = look_at(left, checkpoint, places)
+        plan = _plan(record, names, table, home, rows=rows, samples_per_second=speed)
+        for note in plan.notes:
+            say(note + "\n")
+    merged.write(home)
+    for run in left:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / SETTINGS, dict(run.settings))
+    outcome = run_jobs(plan.jobs, home, places, stream)
+    results = _report(merged, home, say)
+    if archive is not None:
+        _submit(results, merged.runs(home), archive, outcome, say)
+    if other is not None and results.tasks:
+        first = read_record(other, "--compare").results(other)
+        say("\n" + write_comparison(first, results, (other, home), home))
+    return results, outcome
+
+
+def _plan(
+    record: Record, tasks: Sequence[str], protocol: Protocol, home: Path, **known: Any
+) -> Plan:
+    """Plans from what a call says alone, or with what is known of its data and network."""
+    start = Path(record.checkpoint).expanduser()
+    checkpoint = str(start.resolve()) if start.exists() else record.checkpoint
+    test = record.predict_test
+    return make_plan(tasks, protocol, checkpoint, record.data, home, predict_test=test, **known)
+
+
+def _report(record: Record, home: Path, say: Callable[[str], object]) -> Results:
+    """Writes the report on everything that the folder holds, and prints it."""
+    results = record.results(home)
+    say("\n" + write_report(results, home) + "\n")
+    for file in (JSON, TABLE, MARKDOWN, *([PICTURE] if results.tasks else [])):
+        say(f"{home / file}\n")
+    return results
+
+
+def _zip_file(path: str | Path) -> Path:
+    found = Path(path).expanduser()
+    if found.suffix != ".zip":
+        raise InputError("is no zip file", key="--submission", found=str(path), accepted="x.zip")
+    return found
+
+
+def _submit(
+    results: Results,
+    runs: Sequence[Run],
+    path: Path,
+    outcome: Outcome,
+    say: Callable[[str], object],
+) -> None:
+    """Writes the zip when every job has finished."""
+    if not outcome.complete:
+        say(f"{path} is not written: jobs are missing.\n")
+        return
+    absent = write_submission(results, runs, path)
+    say(f"{path}\n")
+    if absent:
+        say(f"The server also wants {', '.join(absent)}.\n")

@@ -1,0 +1,208 @@
+"""One job of an evaluation: fine-tunes on one task with one seed, judges the end, leaves the rest.
+
+    python -m rrr_lightning.glue.fine_tune FOLDER/settings.json
+
+It writes `result.json` and `predictions.npz` into the folder of the settings. Long runs keep a
+checkpoint while they train and go on from it when they are started again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from rrr_lightning.checkpointing import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    check_checkpoint,
+    last_checkpoint,
+)
+from rrr_lightning.data.glue import GlueDataModule
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.plan import NETWORK
+from rrr_lightning.glue.protocol import TaskSettings
+from rrr_lightning.glue.scores import REPORTED
+from rrr_lightning.jobs.process import RESULT, read_json, write_json
+from rrr_lightning.metrics_file import MetricsFile
+from rrr_lightning.models.text_classifier import TextClassifier
+
+SAVE_EVERY_STEPS = 1000
+EVAL_BATCH_SIZE = 64
+LINES = 20
+
+
+def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Runs one fine-tuning and returns its result, which it also writes.
+
+    Args:
+        told: The settings of a `Run`.
+        folder: Where to write.
+    """
+    start = time.monotonic()
+    data = make_data(told)
+    model = make_network(told, data.num_classes)
+    steps = settings_of(told).steps(data.rows_trained)
+    checkpoint = last_checkpoint(folder)
+    first_step = check_checkpoint(checkpoint, model) if checkpoint.exists() else 0
+    trainer = _trainer(told, folder, steps, first_step)
+    trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
+    arrays = _validation(trainer, model, data)
+    if told["predict_test"]:
+        splits = data.glue_task.test_splits
+        arrays |= {
+            f"{split}.predictions": _predict(trainer, model, data, split, loader)
+            for split, loader in zip(splits, _loaders(data.predict_dataloader()), strict=True)
+        }
+    if told["save_network"]:
+        trainer.save_checkpoint(folder / NETWORK, weights_only=True)
+    _write_arrays(folder / PREDICTIONS, arrays)
+    result = {
+        "metrics": {
+            metric.name: metric(
+                arrays[f"{metric.split}.predictions"], arrays[f"{metric.split}.labels"]
+            )
+            for metric in REPORTED[data.task]
+        },
+        "rows": data.rows,
+        "official_rows": data.official_rows,
+        "steps": steps,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    write_json(folder / RESULT, result)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return result
+
+
+def make_data(told: Mapping[str, Any]) -> GlueDataModule:
+    """Returns the data of a run."""
+    settings = settings_of(told)
+    return GlueDataModule(
+        told["task"],
+        told["data"],
+        max_length=settings.max_length,
+        global_batch_size=settings.batch_size,
+        eval_batch_size=EVAL_BATCH_SIZE,
+        seed=told["seed"],
+    )
+
+
+def make_network(told: Mapping[str, Any], num_classes: int) -> TextClassifier:
+    """Returns the network of a run, with a new head."""
+    settings = settings_of(told)
+    return TextClassifier(
+        told["checkpoint"],
+        num_classes,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_fraction=settings.warmup_fraction,
+        seed=told["seed"],
+    )
+
+
+def settings_of(told: Mapping[str, Any]) -> TaskSettings:
+    """Returns the settings of the task as the protocol has them."""
+    names = TaskSettings.__dataclass_fields__
+    return TaskSettings(**{name: value for name, value in told.items() if name in names})
+
+
+def _trainer(told: Mapping[str, Any], folder: Path, steps: int, first_step: int) -> Trainer:
+    """A trainer for one device; checkpoints are kept of long runs alone."""
+    on_gpu = torch.cuda.is_available()
+    half = on_gpu and told["precision"] == "bf16"
+    is_long = steps > SAVE_EVERY_STEPS
+    callbacks: list[Callback] = [_Lines()]
+    if is_long:
+        callbacks.append(RunCheckpoint(SAVE_EVERY_STEPS))
+    return Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=1,
+        precision="bf16-mixed" if half else "32-true",
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=0,  # the end alone is judged
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, steps // 200),
+        logger=MetricsFile(folder, first_step),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        enable_checkpointing=is_long,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class _Lines(Callback):
+    """Prints a line now and then, for whoever reads the log of the job."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints the step and the loss."""
+        every = max(1, trainer.max_steps // LINES)
+        loss = trainer.callback_metrics.get("train/loss")
+        if trainer.global_step % every == 0 and loss is not None:
+            print(f"step {trainer.global_step}/{trainer.max_steps}, loss {float(loss):.4f}")
+
+
+def _validation(
+    trainer: Trainer, model: TextClassifier, data: GlueDataModule
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Predictions and labels of the validation splits."""
+    arrays = {}
+    splits = data.glue_task.validation_splits
+    for split, loader in zip(splits, _loaders(data.val_dataloader()), strict=True):
+        arrays[f"{split}.predictions"] = _predict(trainer, model, data, split, loader)
+        labels_B = data.split(split).labels
+        arrays[f"{split}.labels"] = np.asarray(labels_B)
+    return arrays
+
+
+def _predict(
+    trainer: Trainer, model: TextClassifier, data: GlueDataModule, split: str, loader: Any
+) -> np.ndarray[Any, Any]:
+    """Predicted classes, or scores, in the order of the rows."""
+    batches: Any = trainer.predict(model, dataloaders=loader)
+    logits_BK = data.in_row_order(split, [batch.float().cpu() for batch in batches])
+    found = logits_BK[:, 0] if data.num_classes == 1 else logits_BK.argmax(dim=1)
+    array: np.ndarray[Any, Any] = found.numpy()
+    return array
+
+
+def _loaders(loaders: Any) -> list[Any]:
+    return loaders if isinstance(loaders, list) else [loaders]
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(part, path)
+
+
+def main() -> None:
+    """Runs the job of the settings file on the command line."""
+    settings = Path(sys.argv[1])
+    # Names that torch 2.15 has replaced and Lightning 2.6 still uses.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+    try:
+        fine_tune(read_json(settings), settings.parent)
+    except InputError as error:
+        sys.stderr.write(f"rrr: error: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Looks at checkpoint and data before any job starts, so that what is wrong is said once."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from rrr_lightning.data.glue import GlueDataModule
+from rrr_lightning.data.stored_tokenizer import tokenizer_from
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.fine_tune import make_data, settings_of
+from rrr_lightning.glue.plan import Run
+from rrr_lightning.jobs import Places
+from rrr_lightning.jobs.places import cores
+from rrr_lightning.models.input_vocabulary import agree_on_tokens
+from rrr_lightning.models.masked_rows import usable_positions
+from rrr_lightning.models.text_classifier import TextClassifier
+
+# Rough: for the order of the jobs and the first guess of the time left.
+CORE_FLOPS, GPU_FLOPS = 2.5e10, 6e13
+TOKENS_PER_SAMPLE = 40
+MOST_SAMPLES_PER_SECOND = 1500.0
+
+# What the parts of a run call their arguments, and what the command line calls them.
+OPTIONS = {
+    "model.body:": "--checkpoint:",
+    "data.tokenizer:": "--checkpoint:",
+    "data.source:": "--data:",
+}
+
+
+def look_at(
+    runs: Sequence[Run], checkpoint: str, places: Places
+) -> tuple[dict[str, tuple[int, int]], float]:
+    """Returns rows to train and to judge on by task, and how many samples a second train.
+
+    Args:
+        runs: The runs that have not finished.
+        checkpoint: What they start from.
+        places: Where they will run.
+
+    Raises:
+        InputError: The checkpoint cannot be fine-tuned, or the data of a task are not usable.
+    """
+    rows = {}
+    with _in_words_of_the_command_line(), torch.random.fork_rng(devices=[]):
+        model = TextClassifier(checkpoint)
+        for run in {run.task: run for run in runs}.values():
+            data = make_data(run.settings)
+            _check_fit(model, data)
+            rows[run.task] = _count(data, run)
+    return rows, _samples_per_second(model, places)
+
+
+def _count(data: GlueDataModule, run: Run) -> tuple[int, int]:
+    """Reads the splits that a run needs, and counts the rows."""
+    rows = data.rows
+    if run.settings["predict_test"]:
+        for split in data.glue_task.test_splits:
+            data.split(split)
+    batch_size = settings_of(run.settings).batch_size
+    if rows["train"] < batch_size:
+        raise InputError(
+            "is more than the rows of the training split",
+            key=f"--settings {run.task}.batch_size",
+            found=batch_size,
+            accepted=f"at most {rows['train']}",
+        )
+    return rows["train"], sum(rows.values()) - rows["train"]
+
+
+def _check_fit(model: TextClassifier, data: GlueDataModule) -> None:
+    """Refuses a network that does not have the tokens or positions of the data."""
+    known = model.vocabulary
+    data.tokenizer = tokenizer_from(
+        None if known is None else known.tokenizer_json,
+        None if known is None else known.special_token_ids,
+        "the checkpoint",
+    )
+    agree_on_tokens(model.network, known, data)
+    longest = usable_positions(model.network)
+    if longest is not None and data.max_length > longest:
+        raise InputError(
+            "is longer than the network's positions",
+            key=f"--settings {data.task}.max_length",
+            found=data.max_length,
+            accepted=f"at most {longest}",
+        )
+
+
+@contextlib.contextmanager
+def _in_words_of_the_command_line() -> Iterator[None]:
+    """Names the option to change instead of the argument of a class."""
+    try:
+        yield
+    except InputError as error:
+        line = str(error)
+        for name, option in OPTIONS.items():
+            if line.startswith(name):
+                raise InputError(option + line.removeprefix(name)) from error
+        raise
+
+
+def _samples_per_second(model: TextClassifier, places: Places) -> float:
+    embedded = model.network.get_input_embeddings().weight.numel()
+    weights = max(1, sum(each.numel() for each in model.network.parameters()) - embedded)
+    on_gpu = any(each.get("CUDA_VISIBLE_DEVICES") for each in places.environments)
+    on_gpu = on_gpu or places.cluster != "local"
+    threads = math.ceil(cores() / len(places.environments))
+    flops = GPU_FLOPS if on_gpu else CORE_FLOPS * threads
+    return min(MOST_SAMPLES_PER_SECOND, flops / float(6 * weights * TOKENS_PER_SAMPLE))

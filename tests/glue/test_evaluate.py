@@ -1,0 +1,167 @@
+"""From a checkpoint to a report, again and again; one real run is killed and goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue import evaluate as module
+from rrr_lightning.glue.evaluate import evaluate
+from rrr_lightning.jobs.process import MARKER
+from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "run_jobs", run_here)
+
+
+def run(body: str, data: str, out: Path, tasks: str = "rte,cola", **more: Any) -> tuple[Any, str]:
+    stream = io.StringIO()
+    given = {"settings": SETTINGS_OF_TESTS, "devices": "cpu:1", "stream": stream, **more}
+    results, _ = evaluate(body, data, out, tasks=tasks, **given)
+    return results, stream.getvalue()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_report_and_nothing_to_do_the_second_time(body: str, data: str, tmp_path: Path) -> None:
+    results, text = run(body, data, tmp_path, protocol="quick")
+    assert "2 jobs run" in text
+    assert [result.task for result in results.tasks] == ["cola", "rte"]
+    content = json.loads((tmp_path / "glue.json").read_text())
+    assert content["subset"]
+    for name in ("glue.json", "glue.csv", "glue.md", "glue.png"):
+        assert f"{tmp_path / name}\n" in text
+        assert (tmp_path / name).exists()
+    again, text = run(body, data, tmp_path, protocol="quick")
+    assert "0 jobs run" in text
+    assert json.loads((tmp_path / "glue.json").read_text()) == content
+    assert again == results
+
+
+@pytest.mark.usefixtures("here")
+def test_published_starts_from_mnli_and_does_not_report_it(
+    body: str, data: str, tmp_path: Path
+) -> None:
+    results, text = run(body, data, tmp_path)
+    assert text.startswith("rte start from MNLI, which is fine-tuned first and not reported.\n")
+    assert "3 jobs run" in text
+    assert [result.task for result in results.tasks] == ["cola", "rte"]
+    # Asked for later, the finished run of MNLI is simply reported.
+    results, text = run(body, data, tmp_path, "mnli")
+    assert "0 jobs run" in text
+    assert [result.task for result in results.tasks] == ["cola", "mnli", "rte"]
+
+
+@pytest.mark.usefixtures("here")
+def test_results_do_not_depend_on_the_interruption(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(body, data, tmp_path / "whole")
+    calls = []
+
+    def stop_at_the_second(jobs: Any, folder: Path, places: object, stream: Any) -> Any:
+        if not calls:
+            calls.append(run_here(jobs[:2], folder, places, stream))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_jobs", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(body, data, tmp_path / "part")
+    monkeypatch.setattr(module, "run_jobs", run_here)
+    part, text = run(body, data, tmp_path / "part")
+    assert "1 jobs run" in text
+    assert part.values == whole.values
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_another_checkpoint_or_protocol_is_refused(
+    body: str, data: str, tmp_path: Path
+) -> None:
+    run(body, data, tmp_path / "out", "rte", protocol="quick")
+    before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    other = str(write_body(tmp_path / "other", hidden_size=8))
+    with pytest.raises(InputError, match=r"--out: .* results of another checkpoint"):
+        run(other, data, tmp_path / "out", "cola", protocol="quick")
+    with pytest.raises(InputError, match=r"--out: .* results of another protocol \(quick"):
+        run(body, data, tmp_path / "out", "rte", protocol="single")
+    with pytest.raises(InputError, match=r"--out: .* results of a call without --submission"):
+        run(body, data, tmp_path / "out", "rte", protocol="quick", submission=tmp_path / "x.zip")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_test_predictions_go_into_a_zip(body: str, data: str, tmp_path: Path) -> None:
+    archive = tmp_path / "out.zip"
+    _, text = run(body, data, tmp_path / "out", "mnli,stsb", protocol="quick", submission=archive)
+    with zipfile.ZipFile(archive) as file:
+        assert sorted(file.namelist()) == ["MNLI-m.tsv", "MNLI-mm.tsv", "STS-B.tsv"]
+        assert len(file.read("STS-B.tsv").splitlines()) == 25
+    assert "The server also wants AX.tsv, CoLA.tsv, MRPC.tsv" in text
+    with pytest.raises(InputError, match="--submission: is no zip file"):
+        run(body, data, tmp_path / "out", submission=tmp_path / "out.tsv")
+
+
+@pytest.mark.usefixtures("here")
+def test_two_checkpoints_side_by_side(body: str, data: str, tmp_path: Path) -> None:
+    settings = {"every_task": {**SETTINGS_OF_TESTS["every_task"], "seeds": [1, 2]}}
+    other = str(write_body(tmp_path / "other", num_hidden_layers=1))
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(other, data, first, protocol="quick", settings=settings)
+    _, text = run(body, data, second, protocol="quick", settings=settings, compare_with=first)
+    assert f"# {body} against {other}" in text
+    content = json.loads((second / "comparison.json").read_text())
+    assert set(content["tasks"]) == {"rte", "cola"}
+    assert set(content["averages"]) == {"tasks here"}
+    with pytest.raises(InputError, match=r"--compare: has no plan.json"):
+        run(body, data, second, protocol="quick", compare_with=tmp_path / "none")
+    with pytest.raises(InputError, match=r"--compare: .* has other settings of rte"):
+        run(body, data, tmp_path / "third", "rte", protocol="single", compare_with=first)
+
+
+def start(body: str, data: str, out: Path, folder: Path) -> subprocess.Popen[bytes]:
+    settings = folder / "settings.yaml"
+    settings.write_text(json.dumps(SETTINGS_OF_TESTS))
+    command = (
+        sys.executable, "-m", "rrr_lightning", "glue", "--checkpoint", body, "--data", data,
+        "--tasks", "rte,mrpc", "--settings", settings, "--devices", "cpu:1", "--out", out,
+    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / "printed").open("w") as printed:
+        return subprocess.Popen(command, env=environment, stdout=printed, stderr=printed)
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on(body: str, data: str, tmp_path: Path) -> None:
+    printed = tmp_path / "printed"
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert start(body, data, whole, tmp_path).wait() == 0, printed.read_text()
+    assert "\n3 jobs run\n" in printed.read_text()
+    command = start(body, data, part, tmp_path)
+    log = part / "jobs" / "mrpc-3" / "log.txt"
+    while not log.exists():
+        assert command.poll() is None, printed.read_text()
+        time.sleep(0.1)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    assert (part / "jobs" / "mnli-3" / MARKER).exists()
+    assert start(body, data, part, tmp_path).wait() == 0, printed.read_text()
+    assert "\n2 jobs run\n" in printed.read_text()
+    assert (part / "glue.csv").read_text() == (whole / "glue.csv").read_text()
+    begun = time.monotonic()
+    assert start(body, data, part, tmp_path).wait() == 0
+    assert "0 jobs run\n" in printed.read_text()
+    assert time.monotonic() - begun < 60

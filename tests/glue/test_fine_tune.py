@@ -1,0 +1,137 @@
+"""A job leaves what the trained network says, row by row, and can be killed at any step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.data.stored_tokenizer import stored_tokenizer
+from rrr_lightning.glue import fine_tune as module
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.fine_tune import fine_tune, main, make_data, make_network
+from rrr_lightning.glue.plan import NETWORK
+from rrr_lightning.jobs.process import read_json, write_json
+from rrr_lightning.models.text_classifier import TextClassifier
+from tests.glue.tiny import JUDGED, TRAIN, told
+
+
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / PREDICTIONS) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb", "mnli"])
+def test_the_metrics_are_those_of_the_trained_network(
+    task: str, body: str, data: str, tmp_path: Path
+) -> None:
+    settings = told(body, data, task)
+    result = fine_tune(settings, tmp_path)
+    assert read_json(tmp_path / "result.json") == result
+    assert result["steps"] == TRAIN // 8
+    assert result["rows"]["train"] == TRAIN
+    assert result["official_rows"]["train"] == TASKS[task].rows["train"]
+    # The same with the loop and the metrics that `rrr fit` has.
+    batches = make_data(settings)
+    network = make_network(settings, batches.num_classes)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=TRAIN // 8, max_epochs=-1, limit_val_batches=0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(network, batches)
+    trainer.limit_val_batches = 1.0
+    (*_, logged) = trainer.validate(network, batches, verbose=False)
+    for name, value in result["metrics"].items():
+        if f"val/{name}" in logged:
+            assert logged[f"val/{name}"] == pytest.approx(value, abs=1e-5)
+    arrays = arrays_of(tmp_path)
+    for split in TASKS[task].validation_splits:
+        assert len(arrays[f"{split}.predictions"]) == JUDGED
+        labels = batches.split(split).labels
+        assert labels is not None
+        assert np.array_equal(arrays[f"{split}.labels"], labels.numpy())
+
+
+def test_predictions_stand_in_the_order_of_the_rows(body: str, data: str, tmp_path: Path) -> None:
+    settings = told(body, data, "stsb", save_network=True, predict_test=True, max_steps=2)
+    fine_tune(settings, tmp_path)
+    batches = make_data(settings)
+    network = make_network(settings, 1).eval()
+    state = torch.load(tmp_path / NETWORK, weights_only=True)["state_dict"]
+    network.load_state_dict(state)
+    batches.tokenizer = stored_tokenizer(tmp_path / NETWORK)
+    for split in ("validation", "test"):
+        found = []
+        for row in range(JUDGED):
+            item = batches.split(split)[[(0, row)]]
+            with torch.no_grad():
+                found.append(float(network.rows(item)))
+        assert arrays_of(tmp_path)[f"{split}.predictions"] == pytest.approx(found, abs=1e-4)
+
+
+def test_the_network_that_others_start_from_is_kept_without_its_head(
+    body: str, data: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mnli").mkdir()
+    fine_tune(told(body, data, "mnli", save_network=True, max_steps=2), tmp_path / "mnli")
+    kept = tmp_path / "mnli" / NETWORK
+    state = torch.load(kept, weights_only=True)["state_dict"]
+    started = make_network(told(str(kept), data), 2)
+    embedded = "network.bert.embeddings.word_embeddings.weight"
+    assert torch.equal(started.state_dict()[embedded], state[embedded])
+    assert started.state_dict()["network.classifier.weight"].shape[0] == 2
+    assert not torch.equal(
+        make_network(told(body, data), 2).state_dict()[embedded], state[embedded]
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_long_run_goes_on_where_it_was_killed(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAVE_EVERY_STEPS", 2)
+    settings = told(body, data, epochs=2.0)
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    whole.mkdir()
+    part.mkdir()
+    fine_tune(settings, whole)
+    steps: list[int] = []
+    original = TextClassifier.training_step
+
+    def dies(self: TextClassifier, batch: Any, batch_idx: int) -> Any:
+        steps.append(self.trainer.global_step)
+        if len(steps) == 6:
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TextClassifier, "training_step", dies)
+    with pytest.raises(Killed):
+        fine_tune(settings, part)
+    assert not (part / "result.json").exists()
+    fine_tune(settings, part)
+    assert steps[:6] == [0, 1, 2, 3, 4, 5]
+    assert steps[6:] == list(range(4, 12))
+    for name, array in arrays_of(whole).items():
+        assert np.array_equal(array, arrays_of(part)[name])
+    assert (part / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert not (part / "checkpoints").exists()
+
+
+def test_wrong_input_ends_with_one_line(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.json"
+    write_json(path, told(body, str(tmp_path / "nowhere")))
+    monkeypatch.setattr("sys.argv", ["fine_tune", str(path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("rrr: error: data.source: no such folder")

@@ -1,0 +1,101 @@
+"""What is wrong with a checkpoint or its data is said before any job starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.inputs import look_at
+from rrr_lightning.glue.plan import Run
+from rrr_lightning.jobs import Places
+from rrr_lightning.models.image_classifier import ImageClassifier
+from tests.data.glue_files import write_parquet, write_tokenizer
+from tests.glue.tiny import JUDGED, TRAIN, told, write_body
+from tests.models.tiny import fit
+
+HERE = Places(({"CUDA_VISIBLE_DEVICES": ""},))
+
+
+def look(body: str, data: str, task: str = "rte", **changes: Any) -> Any:
+    run = Run(task, 3, Path("nowhere"), told(body, data, task, **changes))
+    return look_at([run], body, HERE)
+
+
+def test_rows_are_counted_and_speed_is_guessed(body: str, data: str) -> None:
+    runs = [Run(task, 3, Path("x"), told("later.ckpt", data, task)) for task in ("rte", "mnli")]
+    state = torch.get_rng_state()
+    rows, speed = look_at(runs, body, HERE)
+    assert rows == {"rte": (TRAIN, JUDGED), "mnli": (TRAIN, 2 * JUDGED)}
+    assert speed > 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_larger_network_is_guessed_to_be_slower(body: str, data: str, tmp_path: Path) -> None:
+    large = write_body(tmp_path, hidden_size=256, intermediate_size=1024)
+    assert look(str(large), data)[1] < look(body, data)[1]
+
+
+def refused(message: str, body: str, data: str, task: str = "rte", **changes: Any) -> None:
+    with pytest.raises(InputError, match=message):
+        look(body, data, task, **changes)
+
+
+def test_what_is_no_checkpoint_of_a_text_model(data: str, tmp_path: Path) -> None:
+    refused("--checkpoint: no such file or folder", str(tmp_path / "none.ckpt"), data)
+    text = tmp_path / "text.ckpt"
+    text.write_text("not a checkpoint")
+    refused("--checkpoint: ", str(text), data)
+    (tmp_path / "empty").mkdir()
+    refused("--checkpoint: ", str(tmp_path / "empty"), data)
+    image = tmp_path / "image.ckpt"
+    trainer = fit(ImageClassifier("cifar_resnet8", 10, small_images=True, seed=0), steps=1)
+    trainer.save_checkpoint(image, weights_only=True)
+    refused(
+        "--checkpoint: .*no checkpoint of a text model; found 'ImageClassifier'", str(image), data
+    )
+
+
+def test_a_missing_tokenizer(data: str, tmp_path: Path) -> None:
+    folder = write_body(tmp_path / "bare", tokenizer=False)
+    refused("--checkpoint: the checkpoint carries no tokenizer", str(folder), data)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers(data: str, tmp_path: Path) -> None:
+    folder = write_body(tmp_path / "small", tokenizer=False, vocab_size=20)
+    write_tokenizer(folder)
+    refused("--checkpoint: the network's vocabulary is smaller than the tok", str(folder), data)
+
+
+def test_more_tokens_than_positions(body: str, data: str) -> None:
+    refused("--settings rte.max_length: is longer than .* at most 32", body, data, max_length=33)
+
+
+def test_data_without_the_task(body: str, data: str, tmp_path: Path) -> None:
+    refused("--data: no such folder", body, str(tmp_path / "none/none"))
+    write_parquet(tmp_path, "cola", 20, 5)
+    refused("--data: .* has no folder of rte; it holds cola/", body, str(tmp_path))
+    write_parquet(tmp_path, "rte", 20, 5)
+    (tmp_path / "rte" / "validation.parquet").unlink()
+    refused("--data: .* has no validation split of rte; it holds test", body, str(tmp_path))
+
+
+def test_a_submission_without_a_test_split(body: str, data: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(data, "rte"), tmp_path / "rte")
+    (tmp_path / "rte" / "test.parquet").unlink()
+    assert look(body, str(tmp_path))[0] == {"rte": (TRAIN, JUDGED)}
+    refused("--data: .* has no test split of rte", body, str(tmp_path), predict_test=True)
+
+
+def test_fewer_rows_than_a_step_takes(body: str, data: str) -> None:
+    refused(
+        "--settings rte.batch_size: .* found 49; accepted: at most 48", body, data, batch_size=49
+    )
+
+
+def test_other_wrong_input_keeps_its_words(body: str, data: str) -> None:
+    refused("data.max_length: is too short", body, data, max_length=2)
