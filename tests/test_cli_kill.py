@@ -75,10 +75,13 @@ def make_config(folder: Path, teachers: list[str], **trainer: Any) -> dict[str, 
     }
 
 
-def run(folder: Path, config: dict[str, Any], resume: bool = False, **journal: Any) -> int:
-    """Runs `rrr fit` in a forked process, and returns its exit code, or minus the signal.
+def run(
+    folder: Path, config: dict[str, Any], resume: bool = False, start: str = "fork", **journal: Any
+) -> int:
+    """Runs `rrr fit` in a process of its own; returns its exit code, or minus the signal.
 
-    A fork spares the imports, which take longer than the run.
+    A fork spares the imports, which take longer than the run. Runs that fork ranks themselves are
+    spawned, as they must start from a process in which nothing has touched CUDA.
     """
     folder.mkdir(exist_ok=True)
     callback = {"class_path": "tests.killed.Journal"}
@@ -87,7 +90,7 @@ def run(folder: Path, config: dict[str, Any], resume: bool = False, **journal: A
     asked = folder / "asked.yaml"
     asked.write_text(yaml.safe_dump(config))
     arguments = ["rrr", "fit", "--config", str(asked), *(["--ckpt_path", "last"] * resume)]
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(arguments,))
+    process = multiprocessing.get_context(start).Process(target=_main, args=(arguments,))
     process.start()
     process.join(timeout=200)
     process.kill()
@@ -177,6 +180,6 @@ def test_two_ranks_killed(tmp_path: Path, teachers: list[str]) -> None:
         config = make_config(folder, teachers, devices=2, strategy="ddp_fork")
         config["data"]["init_args"]["micro_batch_size"] = 10
         if folder == killed:
-            assert run(folder, config, kill_at=[4, 1]) != 0
-        assert run(folder, config, resume=folder == killed) == 0
+            assert run(folder, config, start="spawn", kill_at=[4, 1]) != 0
+        assert run(folder, config, folder == killed, start="spawn") == 0
     assert_same_end(whole, killed, ranks=2)

@@ -49,6 +49,10 @@ class TeacherProbe:
 
         A resumed run has none. A training batch would be augmented, and judge a teacher too low.
         """
+        if not trainer.enable_validation:
+            return
+        if not trainer.enable_validation:
+            return
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         loaders = trainer.val_dataloaders
         while isinstance(loaders, Sequence | Mapping):

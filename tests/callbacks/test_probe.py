@@ -88,6 +88,19 @@ def test_the_accuracy_is_taken_on_a_validation_batch_without_a_sanity_check_too(
     assert trainer.global_step == 2
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_a_student_that_could_validate_needs_no_validation_data() -> None:
+    teacher = make_teacher()
+    module = make_module(Validates)
+    fit(module, distil([teacher]))
+    assert module.trainer.global_step > 0
+
+
 def test_a_teacher_that_fails_on_the_students_batch_is_named() -> None:
     with pytest.raises(InputError, match=r"distillation\.teachers\[0\]: .*fails on a batch"):
         fit(make_module(), distil([nn.Linear(3, CLASSES)]))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_a_run_without_validation_data_judges_on_a_training_batch() -> None:
+    fit(make_module(Validates), distil([make_teacher()], teacher_min_accuracy=0.0), steps=2)
