@@ -29,6 +29,7 @@ def test_its_scripts_exist(script: str) -> None:
     assert (ROOT / script).is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*tensorboardX:UserWarning")  # advice of lightning
 def test_its_callback_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[Any] = []
     monkeypatch.setattr(lightning.pytorch.Trainer, "fit", lambda *given: fitted.append(given))
