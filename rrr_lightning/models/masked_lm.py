@@ -173,14 +173,19 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Looks, once, whether the tokens of the batch are in the vocabulary; keys dropout."""
-        if batch_idx == 0 and int(batch["input_ids"].max()) >= self.vocabulary_size:
+        if batch_idx == 0:
+            self._check_tokens(masked_labels(batch), batch.get("input_ids"))
+        super().on_train_batch_start(batch, batch_idx)
+
+    def _check_tokens(self, *tokens: Any) -> None:
+        highest = max(int(each.max()) for each in tokens if each is not None)
+        if highest >= self.vocabulary_size:
             raise InputError(
                 "the batch holds a token that is not in the vocabulary",
                 key="model.vocabulary_size",
-                found=int(batch["input_ids"].max()),
-                accepted=f"less than {self.vocabulary_size}",
+                found=highest,
+                accepted=f"tokens below {self.vocabulary_size}",
             )
-        super().on_train_batch_start(batch, batch_idx)
 
     # ------------------------------------------------------------------------------ checkpoints
 

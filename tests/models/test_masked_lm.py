@@ -307,10 +307,18 @@ def test_data_that_do_not_fit_are_refused(data: type[TextData], message: str) ->
 
 @ONE_BATCH
 def test_a_token_out_of_the_vocabulary_is_refused() -> None:
-    given = batch()
-    given["input_ids"][0, 0] = 31
-    with pytest.raises(InputError, match=r"model.vocabulary_size: .*found 31; accepted: less than"):
-        one_step(language_model(), given)
+    for name in ("input_ids", "labels"):
+        given = {key: tensor.clamp(max=29) for key, tensor in batch().items()}
+        given[name][0, 0] = 31
+        with pytest.raises(InputError, match=r"model.vocabulary_size: .*found 31; .*below 30"):
+            one_step(language_model(), given)
+
+
+@ONE_BATCH
+def test_batches_of_another_kind_are_refused() -> None:
+    for given in ({"input_ids": batch()["input_ids"]}, [batch()["input_ids"]]):
+        with pytest.raises(InputError, match="needs to know which tokens are masked"):
+            one_step(language_model(), given)  # type: ignore[arg-type]
 
 
 @ONE_BATCH
