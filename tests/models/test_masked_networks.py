@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
 def test_presets_have_the_published_sizes(name: str, millions: float) -> None:
     config = read_config(name)
     with torch.device("meta"):
-        network = build_masked_network(config)
+        network: Any = build_masked_network(config)
+    network.tie_weights()  # transformers 5.0 leaves that out on the meta device
     assert sum(each.numel() for each in network.parameters()) / 1e6 == pytest.approx(millions, 1e-3)
     assert config["vocab_size"] == 30522
     assert config["hidden_dropout_prob"] == 0.1
