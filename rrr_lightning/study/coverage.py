@@ -1,0 +1,177 @@
+"""How often the intervals of a study would hold the truth, by simulation at its own size.
+
+The truth of the simulation is smooth: a power law with a floor, error = floor + scale·cost^-power,
+fitted to the study's means. Its runs have the study's own costs, numbers of seeds and variances,
+with normal noise. So the coverage includes what the interpolation misses between the nodes and what
+few seeds do to the variance, and leaves out what no study can tell of itself: noise of another kind
+and costs that drift between arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from rrr_lightning.study.frontier import LEAST_DURATIONS, Array, Frontier
+from rrr_lightning.study.interval import Apart, Cell, Spread, at_duration, at_target, quantile
+
+REPLICATES = 2000
+LEAST_COVERAGE = 0.93
+_FLOORS = np.concatenate([[0.0], 1 - np.geomspace(1.0, 1e-3, 200)])
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """error = floor + exp(log_scale - power · log_cost)."""
+
+    floor: float
+    log_scale: float
+    power: float
+
+    def log_error(self, log_cost: Array) -> Array:
+        """Returns log errors."""
+        return cast(Array, np.log(self.floor + np.exp(self.log_scale - self.power * log_cost)))
+
+    def slope(self, log_cost: Array) -> Array:
+        """Returns derivatives of log errors by log costs."""
+        rest = np.exp(self.log_scale - self.power * log_cost)
+        return -self.power * rest / (self.floor + rest)
+
+    def log_cost(self, log_error: float) -> float:
+        """Returns the cost of an error; infinity below the floor."""
+        rest = float(np.exp(log_error)) - self.floor
+        return (self.log_scale - float(np.log(rest))) / self.power if rest > 0 else float(np.inf)
+
+    def moved(self, distance: float) -> PowerLaw:
+        """Returns the curve of an arm whose log speed-up is `distance` everywhere."""
+        return PowerLaw(self.floor, self.log_scale - self.power * distance, self.power)
+
+
+def fit(log_costs: Array, log_errors: Array) -> PowerLaw | None:
+    """Returns the best power law with a floor, or None where errors do not fall with cost.
+
+    The floor is searched on a grid below the least error; the rest is a straight line.
+    """
+    least = float(np.exp(log_errors.min()))
+    best, found = np.inf, None
+    for part in _FLOORS:
+        rest = np.log(np.exp(log_errors) - part * least * (1 - 1e-6))
+        power, log_scale = np.polyfit(log_costs, rest, 1)
+        law = PowerLaw(float(part * least * (1 - 1e-6)), float(log_scale), float(-power))
+        if law.power <= 0:
+            continue
+        squares = float(np.sum((law.log_error(log_costs) - log_errors) ** 2))
+        if squares < best:
+            best, found = squares, law
+    return found
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Fractions of simulated intervals that hold the true speed-up.
+
+    Attributes:
+        by_steps: For each duration of the arm.
+        target: At the target; None where there is none that the curves can reach, or where the
+            arm has one duration.
+    """
+
+    by_steps: dict[int, float]
+    target: float | None = None
+
+
+class Simulation:
+    """Replicates of a study's baseline, with which arms are compared.
+
+    Args:
+        cells: The baseline's runs.
+        truth: The baseline's true curve.
+        spread: The variances of one run.
+        level: Nominal coverage.
+        replicates: The number of simulated studies.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        truth: PowerLaw,
+        spread: Spread,
+        level: float,
+        replicates: int = REPLICATES,
+    ) -> None:
+        self._random = np.random.default_rng(0)
+        self._truth = truth
+        self._spread = spread
+        self._size = replicates
+        self._limit = quantile(level, spread.freedom)
+        self._frontier = self._draw(cells, truth)
+        squares = self._random.chisquare(spread.freedom, (2, replicates)) / spread.freedom
+        self._variances = (spread.quality * squares[0], spread.cost * squares[1])
+
+    def of(
+        self, cells: Sequence[Cell], log_target: float | None, truth: PowerLaw | None = None
+    ) -> Coverage:
+        """Returns the coverage of an arm's intervals.
+
+        Args:
+            cells: The arm's runs.
+            log_target: The log error at which costs are compared.
+            truth: The arm's true curve; None fits one: its own where it has 4 durations, and the
+                baseline's at the mean distance of the arm where it has fewer.
+        """
+        truth = self._fit(cells) if truth is None else truth
+        by_steps = {}
+        for cell in cells:
+            error = float(truth.log_error(np.array(cell.cost)))
+            place = self._truth.log_cost(error)
+            by_steps[cell.steps] = _share(self._at_duration(cell, error, place), place - cell.cost)
+        if log_target is None or len(cells) < 2:
+            return Coverage(by_steps)
+        theirs, ours = self._truth.log_cost(log_target), truth.log_cost(log_target)
+        if not np.isfinite(theirs) and not np.isfinite(ours):
+            return Coverage(by_steps)
+        curve = self._draw(cells, truth)
+        apart = at_target(self._frontier, curve, log_target, self._variances, self._limit)
+        return Coverage(by_steps, _share(apart, theirs - ours))
+
+    def _fit(self, cells: Sequence[Cell]) -> PowerLaw:
+        costs, errors = means(cells)
+        own = fit(costs, errors) if len(cells) >= LEAST_DURATIONS else None
+        if own is not None:
+            return own
+        places = np.array([self._truth.log_cost(float(error)) for error in errors])
+        known = np.isfinite(places)
+        return self._truth.moved(float(np.mean((places - costs)[known])) if known.any() else 0.0)
+
+    def _draw(self, cells: Sequence[Cell], truth: PowerLaw) -> Frontier:
+        """Noisy means around a curve; noise of costs acts through its slope."""
+        costs, _ = means(cells)
+        seeds = np.array([len(cell.seeds) for cell in cells], np.float64)
+        variance = self._spread.quality + truth.slope(costs) ** 2 * self._spread.cost
+        noise = self._random.standard_normal((len(cells), self._size))
+        nodes = truth.log_error(costs)[:, None] + noise * np.sqrt(variance / seeds)[:, None]
+        return Frontier(costs, nodes, seeds)
+
+    def _at_duration(self, cell: Cell, error: float, place: float) -> Apart:
+        slope = float(self._truth.slope(np.array(place))) if np.isfinite(place) else 0.0
+        variance = (self._spread.quality + slope**2 * self._spread.cost) / len(cell.seeds)
+        errors = error + self._random.standard_normal(self._size) * np.sqrt(variance)
+        return at_duration(
+            self._frontier, cell.cost, errors, len(cell.seeds), self._variances, self._limit
+        )
+
+
+def means(cells: Sequence[Cell]) -> tuple[Array, Array]:
+    """Returns log costs and log errors by duration."""
+    return (
+        np.array([cell.cost for cell in cells]),
+        np.array([cell.error for cell in cells]),
+    )
+
+
+def _share(apart: Apart, truth: float) -> float:
+    """Fraction of the intervals that hold a log speed-up."""
+    return float(np.mean((apart.low <= truth) & (truth <= apart.high)))
