@@ -1,0 +1,272 @@
+"""What it saves to send only the masked tokens through the vocabulary head.
+
+    python scripts/benchmarks/mlm_rows.py --device cpu --repeats 9 --json mlm_rows.json
+
+Seconds per step and peak memory of `MaskedLanguageModel`, alone and with `DistillationCallback`,
+against loops written by hand that compute the logits of all tokens with transformers' own networks:
+of the task alone, of the same distilled loss (rows picked out of all logits), and of distillation
+on every token, as is usual with full logits. Same networks, batches, optimizer, precision, threads.
+
+On a CPU student and teacher have two layers of width 128 and a vocabulary of 30,522, in batches of
+32 x 128 tokens, 15 % of them masked: a head that outweighs its encoder. The wider the encoder, the
+less is saved. On a GPU they are BERT-base in bf16-mixed, 64 x 128 tokens.
+
+Peak memory is measured in processes of their own, as what the steps need on top of what the process
+held before the first one (libraries, networks, batches); whole processes are in the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _memory import memory_of, memory_row, print_memory
+from _timing import Comparison, StepClock, Turns, describe_machine, report
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.random import keyed_generator
+
+WARM_UP_STEPS = 2
+MEMORY_STEPS = 3
+TEMPERATURE, WEIGHT = 4.0, 0.9
+MASK, FIRST_WORD, VOCABULARY = 103, 1000, 30522
+MASKED = 0.15
+MEMORY_GOAL = 1 / 3
+NARROW = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The networks and batches of one device, and the goals there."""
+
+    device: str
+    network: str | dict[str, Any]
+    samples: int
+    tokens: int
+    precision: str
+    time_goal: float
+    same_loss_goal: float
+
+    def model(self, seed: int) -> MaskedLanguageModel:
+        """Returns a new network."""
+        return MaskedLanguageModel(self.network, VOCABULARY, learning_rate=1e-4, seed=seed)
+
+    def teacher(self) -> MaskedLanguageModel:
+        """Returns a teacher, in place."""
+        return self.model(1).to(self.device).eval().requires_grad_(False)
+
+    def batches(self, steps: int) -> DataLoader[Any]:
+        """Returns a loader of ready batches: four of them, again and again."""
+        generator, shape = keyed_generator("mlm_rows"), (self.samples, self.tokens)
+        made = []
+        for _ in range(4):
+            words = torch.randint(FIRST_WORD, VOCABULARY, shape, generator=generator)
+            masked = torch.rand(shape, generator=generator) < MASKED
+            made.append(
+                {
+                    "input_ids": torch.where(masked, MASK, words),
+                    "attention_mask": torch.ones_like(words),
+                    "labels": torch.where(masked, words, -100),
+                }
+            )
+        batches: Any = [made[step % 4] for step in range(steps)]
+        return DataLoader(batches, batch_size=None, pin_memory=self.device == "cuda")
+
+
+WORKLOADS = {
+    "cpu": Workload("cpu", NARROW, 32, 128, "32-true", 0.2, 0.34),
+    "cuda": Workload("cuda", "base", 64, 128, "bf16-mixed", 0.6, 0.8),
+}
+
+
+class TimeSteps(Callback):
+    """Ticks at the end of every step."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Ticks."""
+        self.clock.tick()
+
+
+def masked_rows(work: Workload, clock: StepClock, distilled: bool) -> None:
+    """Trains a new student with this library."""
+    callbacks: list[Callback] = [TimeSteps(clock)]
+    if distilled:
+        schedule = DistillationSchedule(weight=WEIGHT, until=1.0, shape="constant")
+        loss = KLDivergence(temperature=TEMPERATURE)
+        callbacks.insert(0, DistillationCallback([work.teacher()], loss, schedule))
+    trainer = Trainer(
+        accelerator=work.device,
+        devices=1,
+        precision=work.precision,  # type: ignore[arg-type]
+        max_steps=clock.total,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(work.model(0), work.batches(clock.total))
+
+
+def full_logits(
+    work: Workload, clock: StepClock, distilled: bool, every_token: bool = False
+) -> None:
+    """Trains a new student in a loop written by hand, with the logits of all tokens."""
+    student = work.model(0).to(work.device)
+    network: Any = student.network.network.train()
+    teacher: Any = work.teacher().network.network if distilled else None
+    optimizer = student.default_optimizer([{"params": list(network.parameters())}])
+    mixed = work.precision == "bf16-mixed"
+    for batch in work.batches(clock.total):
+        given = {name: each.to(work.device, non_blocking=True) for name, each in batch.items()}
+        labels = given.pop("labels")
+        optimizer.zero_grad()
+        with torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext():
+            loss = loss_of_all(network, teacher, given, labels, every_token)
+        loss.backward()
+        optimizer.step()
+        clock.tick()
+
+
+def loss_of_all(
+    network: Any, teacher: Any, given: dict[str, Tensor], labels: Tensor, every_token: bool
+) -> Any:
+    """Returns the loss of a step; transformers' own for the task."""
+    if teacher is None:
+        return network(**given, labels=labels).loss
+    with torch.no_grad():
+        targets = teacher(**given).logits
+    output = network(**given, labels=labels)
+    logits = output.logits
+    if every_token:
+        logits, targets = logits.flatten(0, 1), targets.flatten(0, 1)
+    else:
+        logits, targets = logits[labels != -100], targets[labels != -100]
+    log_q = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
+    log_p = F.log_softmax(targets.float() / TEMPERATURE, dim=1)
+    divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return (1 - WEIGHT) * output.loss + WEIGHT * TEMPERATURE**2 * divergence
+
+
+Arm = Callable[[Workload, StepClock], None]
+ARMS: dict[str, Arm] = {
+    "plain rows": lambda work, clock: masked_rows(work, clock, False),
+    "plain full": lambda work, clock: full_logits(work, clock, False),
+    "distilled rows": lambda work, clock: masked_rows(work, clock, True),
+    "distilled full": lambda work, clock: full_logits(work, clock, True),
+    "distilled every": lambda work, clock: full_logits(work, clock, True, every_token=True),
+}
+
+
+def pairs(work: Workload) -> list[tuple[str, str, str, float]]:
+    """Returns what is compared: name, arm, reference, and the goal for the seconds per step."""
+    rows, full = "masked rows", "full logits"
+    return [
+        (f"distilled, {rows} / {full}, KL on every token", "distilled rows", "distilled every",
+         work.time_goal),
+        (f"distilled, {rows} / {full}, the same loss", "distilled rows", "distilled full",
+         work.same_loss_goal),
+        (f"not distilled, {rows} / {full}", "plain rows", "plain full", work.same_loss_goal),
+    ]  # fmt: skip
+
+
+class Untimed(StepClock):
+    """Takes neither times nor turns."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device, MEMORY_STEPS, Turns(), 0)
+
+    def tick(self) -> None:
+        """Does nothing."""
+
+
+def print_memory_of(work: Workload, name: str) -> None:
+    """Prints the bytes held before and at the peak of a few steps; in a process of its own."""
+
+    def prepare() -> None:
+        next(iter(work.batches(1)))
+        work.model(0), work.teacher()
+
+    print_memory(work.device, prepare, lambda: ARMS[name](work, Untimed(work.device)))
+
+
+def memory_rows(work: Workload, repeats: int) -> list[dict[str, Any]]:
+    """Returns the rows on peak memory, in the order of `pairs`."""
+    held = {
+        name: [
+            memory_of(__file__, "--device", work.device, "--memory-of", name)
+            for _ in range(repeats)
+        ]
+        for name in ARMS
+    }
+    return [
+        memory_row(f"peak memory: {name}", held[arm], held[reference], MEMORY_GOAL)
+        for name, arm, reference, _ in pairs(work)
+    ]
+
+
+def time_rows(work: Workload, repeats: int, steps: int) -> list[dict[str, Any]]:
+    """Returns the rows on seconds per step."""
+    return [
+        Comparison(
+            f"seconds: {name}", partial(ARMS[arm], work), partial(ARMS[reference], work), goal
+        ).run(work.device, repeats, WARM_UP_STEPS, steps)
+        for name, arm, reference, goal in pairs(work)
+    ]
+
+
+def main() -> int:
+    """Runs the benchmark; the exit status is 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=sorted(WORKLOADS), default="cpu")
+    parser.add_argument("--repeats", type=int, default=9, help="pairs of runs per ratio of seconds")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per run")
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--memory-of", choices=sorted(ARMS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or arguments.steps < 1:
+        parser.error("--repeats and --steps must be at least 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device")
+    warnings.simplefilter("ignore")  # no validation, no workers, teachers at chance: all on purpose
+    for name in ("lightning.pytorch", "rrr_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    work = WORKLOADS[arguments.device]
+    if arguments.memory_of is not None:
+        print_memory_of(work, arguments.memory_of)
+        return 0
+    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
+    rows = time_rows(work, arguments.repeats, arguments.steps)
+    rows += memory_rows(work, min(3, arguments.repeats))
+    return report([row | about for row in rows], arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
