@@ -103,25 +103,26 @@ def _compare(analysis: Analysis, clock: Clock, charge: Charge, target: float | N
                 refused[arm] = "none of its runs has finished"
         except InputError as error:
             refused[arm] = str(error)
-    comparer = None
+    comparer, problem = None, None
     try:
-        if design.baseline in refused and design.baseline not in cells:
+        if design.baseline not in cells:
             raise InputError(refused[design.baseline])
         there = [cells[arm] for arm in design.arms if arm in cells]
         planned = design.durations[design.baseline]
         baseline = cells[design.baseline]
         comparer = Comparer(baseline, there, design.level, design.baseline, planned)
     except InputError as error:
-        analysis.why = str(error)
-    if clock == design.clock and charge == design.charge and comparer is not None:
-        analysis.frontier, analysis.spread = comparer.frontier, comparer.spread
+        problem = str(error)
+    if clock == design.clock and charge == design.charge:
+        analysis.why = problem
+        if comparer is not None:
+            analysis.frontier, analysis.spread = comparer.frontier, comparer.spread
     if clock == design.clock and charge == "free":
         analysis.cells = cells
     for arm in design.arms:
         key = (arm, clock, charge)
         if comparer is None or arm in refused:
-            why = refused.get(arm) or analysis.why
-            analysis.comparisons[key] = Comparison(Bounded(why=why))
+            analysis.comparisons[key] = Comparison(Bounded(why=refused.get(arm) or problem))
         elif charge != analysis.charges[0] and not analysis.taught(arm):
             analysis.comparisons[key] = analysis.comparisons[arm, clock, analysis.charges[0]]
         else:
