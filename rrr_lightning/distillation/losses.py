@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.errors import InputError, did_you_mean
 
 Direction = Literal["forward", "reverse"]
@@ -153,7 +155,8 @@ class KLDivergence(RowLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the loss of rows [N, C], a float32 scalar."""
-        return kl_divergence(student, teacher, self.temperature, self.direction)
+        loss = partial(kl_divergence, temperature=self.temperature, direction=self.direction)
+        return in_chunks(loss, student, teacher)
 
     def combine(self, rows: Sequence[Tensor]) -> Tensor:
         """Returns the rows of an ensemble: the mean of the softened probabilities, as logits."""
@@ -177,7 +180,9 @@ class SoftCrossEntropy(RowLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the loss of rows [N, C], a float32 scalar."""
-        return soft_cross_entropy(student, teacher, self.temperature)
+        return in_chunks(
+            partial(soft_cross_entropy, temperature=self.temperature), student, teacher
+        )
 
     def combine(self, rows: Sequence[Tensor]) -> Tensor:
         """Returns the rows of an ensemble: the mean of the softened probabilities, as logits."""
@@ -204,7 +209,8 @@ class LogitMSE(RowLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the loss of rows [N, C], a float32 scalar."""
-        return logit_mse(student, teacher, self.center, self.reduction)
+        loss = partial(logit_mse, center=self.center, reduction=self.reduction)
+        return in_chunks(loss, student, teacher)
 
     def combine(self, rows: Sequence[Tensor]) -> Tensor:
         """Returns the rows of an ensemble: the mean of the logits."""

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.adamw import AdamWStudent
@@ -123,11 +124,12 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the part of the micro-batch in the loss; logs the mean over its masked tokens."""
         logits_NV, targets_N = self._rows_and_targets(batch)
-        total = F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
         count = len(targets_N)
-        if count:
-            self.log("train/loss", total.detach() / count, prog_bar=True, batch_size=count)
-        return self.contribution(total, count)
+        if not count:
+            return self.contribution(logits_NV.float().sum(), count)
+        mean = in_chunks(_cross_entropy, logits_NV, targets_N)
+        self.log("train/loss", mean.detach(), prog_bar=True, batch_size=count)
+        return self.contribution(mean * count, count)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Logs `val/loss`, `val/accuracy` and `val/perplexity`, over all masked tokens."""
@@ -211,6 +213,10 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
         if stored is not None and self.vocabulary is not None:
             check_same_tokens(stored, self.vocabulary, "data")
         self.vocabulary = self.vocabulary or stored
+
+
+def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(logits_NV.float(), targets_N)
 
 
 def _row_means() -> nn.ModuleDict:
