@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"export": "rrr_lightning.export", "glue": "rrr_lightning.glue.command"}
+COMMANDS = {
+    "export": "rrr_lightning.export",
+    "glue": "rrr_lightning.glue.command",
+    "study": "rrr_lightning.study.command",
+}
 
 
 def main() -> None:

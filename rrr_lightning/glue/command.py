@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.glue.protocol import PROTOCOLS
+from rrr_lightning.jobs.places import slurm_parameters
 
 
 def _fail(line: str) -> NoReturn:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
             settings=given.settings,
             seeds=_seeds(given.seeds),
             devices=given.devices,
-            slurm=_parameters(given.slurm),
+            slurm=slurm_parameters(given.slurm),
             submission=given.submission,
             compare_with=given.compare,
         )
@@ -85,13 +86,3 @@ def _seeds(text: str | None) -> list[int] | None:
         raise InputError(
             "not numbers", key="--seeds", found=text, accepted="such as 19,717"
         ) from None
-
-
-def _parameters(text: str | None) -> dict[str, Any] | None:
-    """`a=1,b=long` as a mapping; numbers become numbers."""
-    if text is None:
-        return None
-    pairs = [each.partition("=") for each in text.split(",")]
-    if not all(name and value for name, _, value in pairs):
-        raise InputError("not name=value pairs", key="--slurm", found=text)
-    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}

@@ -57,6 +57,20 @@ def find_places(devices: str = "auto", slurm: Mapping[str, Any] | None = None) -
     raise InputError("no such device", key="--devices", found=devices, accepted=ACCEPTED)
 
 
+def slurm_parameters(text: str | None) -> dict[str, Any] | None:
+    """Returns `a=1,b=long` of `--slurm` as a mapping; numbers become numbers.
+
+    Raises:
+        InputError: The text is of another form.
+    """
+    if text is None:
+        return None
+    pairs = [each.partition("=") for each in text.split(",")]
+    if not all(name and value for name, _, value in pairs):
+        raise InputError("not name=value pairs", key="--slurm", found=text)
+    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
+
+
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
