@@ -38,12 +38,12 @@ def log_error(quality: Array, direction: Direction, ceiling: float = 1.0) -> Arr
         InputError: An error is not positive, so that it has no logarithm.
     """
     error = np.asarray(quality, np.float64) if direction == "min" else ceiling - quality
-    if not np.all(error > 0) or not np.all(np.isfinite(error)):
-        worst = np.asarray(quality).flat[int(np.argmin(np.nan_to_num(error, nan=-np.inf)))]
+    bad = ~((error > 0) & np.isfinite(error))
+    if np.any(bad):
         raise InputError(
             "has no logarithm of its error, so that speed-ups are not defined",
             key="quality",
-            found=float(worst),
+            found=float(np.asarray(quality)[bad][0]),
             accepted="losses above 0" if direction == "min" else f"values below {ceiling:g}",
         )
     return cast(Array, np.log(error))
@@ -134,7 +134,7 @@ class Frontier:
         seeds: Numbers of seeds, shape [D].
 
     Attributes:
-        places: The grid of log costs, shape [G].
+        places: The grid of log costs, even places and the nodes, shape [G].
         values: Log errors there, shape [G, R].
         slopes: Their derivatives by log cost, shape [G, R].
         leverage: Variance of `values` in units of the variance of one run, shape [G, R].
@@ -145,7 +145,8 @@ class Frontier:
         nodes = levelled(log_errors, seeds)
         self.raised: Flags = np.any(np.diff(log_errors, axis=0) > 0, axis=0)
         self.log_costs = log_costs
-        self.places: Array = np.linspace(log_costs[0], log_costs[-1], GRID)
+        even = np.linspace(log_costs[0], log_costs[-1], GRID)
+        self.places: Array = np.unique(np.concatenate([even, log_costs]))
         curve = PchipInterpolator(log_costs, nodes, axis=0)
         self._curve = curve
         self.values: Array = curve(self.places)

@@ -1,0 +1,198 @@
+"""The intervals hold the truth: simulated from single runs, with variances estimated from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from rrr_lightning.study.coverage import PowerLaw
+from rrr_lightning.study.frontier import Array, Frontier
+from rrr_lightning.study.interval import (
+    Cell,
+    Spread,
+    at_duration,
+    at_target,
+    frontier_of,
+    pool,
+    quantile,
+)
+from tests.study.made import LAW
+
+REPLICATES = 2000
+Curve = Callable[[Array], Array]
+
+
+def bent(places: Array) -> Array:
+    """Log errors that are no power law: a parabola that flattens out."""
+    return -0.55 * places + 0.06 * places**2 - 0.8
+
+
+def coverages(
+    law: Curve,
+    durations: Sequence[float],
+    arm: Sequence[float],
+    seeds: int,
+    noise: float,
+    speed_up: float = 1.4,
+    cost_noise: float = 0.0,
+    shared: float = 0.0,
+) -> list[float]:
+    """Coverage at each duration of the arm and at a target, from single runs up.
+
+    Args:
+        law: The baseline's log error by log cost.
+        durations: Costs of the baseline's durations.
+        arm: Costs of the arm's.
+        seeds: Runs of each.
+        noise: Standard deviation of log errors.
+        speed_up: The true speed-up.
+        cost_noise: Standard deviation of log costs.
+        shared: The part of the variance that runs of one seed share.
+    """
+    random = np.random.default_rng(1)
+    truth = math.log(speed_up)
+    costs = [np.log(np.array(each, np.float64)) for each in (durations, arm)]
+    common = random.normal(size=(1, seeds, REPLICATES))
+    runs, noises, spent = [], [], []
+    for moved, places in zip((0.0, truth), costs, strict=True):
+        own = random.normal(size=(len(places), seeds, REPLICATES))
+        errors = noise * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+        # A run that is charged too much lies too far to the right by as much.
+        paid = cost_noise * random.normal(size=own.shape)
+        slope = (law(places + moved + 1e-4) - law(places + moved))[:, None, None] / 1e-4
+        runs.append(law(places + moved)[:, None, None] + errors - slope * paid)
+        noises.append(errors)
+        spent.append(paid)
+    freedom = (seeds - 1) * (len(durations) + len(arm))
+    variances = (
+        sum(((x - x.mean(1, keepdims=True)) ** 2).sum((0, 1)) for x in noises) / freedom,
+        sum(((x - x.mean(1, keepdims=True)) ** 2).sum((0, 1)) for x in spent) / freedom,
+    )
+    limit = quantile(0.95, freedom)
+    counts = [np.full(len(each), float(seeds)) for each in costs]
+    frontiers = [
+        Frontier(place, run.mean(1), count)
+        for place, run, count in zip(costs, runs, counts, strict=True)
+    ]
+    found = [
+        at_duration(frontiers[0], float(place), errors, seeds, variances, limit)
+        for place, errors in zip(costs[1], runs[1].mean(1), strict=True)
+    ]
+    middle = float(law(np.array((costs[0][0] + costs[0][-1]) / 2 + 0.3)))
+    found.append(at_target(frontiers[0], frontiers[1], middle, variances, limit))
+    return [float(np.mean((each.low <= truth) & (truth <= each.high))) for each in found]
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.04])
+@pytest.mark.parametrize(
+    ("durations", "arm", "seeds"),
+    [
+        ((3, 6, 12, 20), (3, 6, 12), 3),
+        ((3, 6, 12, 20), (4, 8, 16, 26.7), 3),
+        ((1, 2, 4, 8), (1.5, 3, 6), 2),
+        ((2.5, 5, 10, 20, 40), (3.3, 6.7, 13.3), 3),
+        ((3, 6, 12, 20), (3, 6, 12), 5),
+    ],
+)
+def test_coverage(
+    durations: tuple[float, ...], arm: tuple[float, ...], seeds: int, noise: float
+) -> None:
+    found = coverages(LAW.log_error, durations, arm, seeds, noise)
+    assert min(found) >= 0.93
+    assert found[-1] <= 0.985 or noise > 0.05  # open ends hold more
+
+
+@pytest.mark.parametrize("speed_up", [0.7, 1.0, 1.2, 1.96])
+def test_coverage_at_other_speed_ups(speed_up: float) -> None:
+    assert min(coverages(LAW.log_error, (3, 6, 12, 20), (3, 6, 12), 3, 0.02, speed_up)) >= 0.93
+
+
+def test_coverage_off_the_power_law() -> None:
+    assert min(coverages(bent, (1, 2, 4, 8, 16), (1.3, 2.6, 5.2), 3, 0.02)) >= 0.93
+
+
+def test_coverage_where_the_frontier_saturates() -> None:
+    law = PowerLaw(0.3, math.log(0.5), 1.2)
+    assert min(coverages(law.log_error, (2, 4, 8, 16), (2, 4, 8), 3, 0.02)) >= 0.93
+
+
+def test_coverage_with_noisy_costs() -> None:
+    durations, arm = (3, 6, 12, 20), (3, 6, 12)
+    found = coverages(LAW.log_error, durations, arm, 3, 0.01, cost_noise=0.05)
+    assert min(found) >= 0.93
+
+
+def test_pairs_that_go_together_are_covered_more_often() -> None:
+    durations, arm = (3, 6, 12, 20), (3, 6, 12)
+    plain = coverages(LAW.log_error, durations, arm, 3, 0.02)
+    paired = coverages(LAW.log_error, durations, arm, 3, 0.02, shared=0.5)
+    assert min(paired) >= 0.95
+    assert np.mean(paired) > np.mean(plain)
+
+
+def test_delta_method_where_the_curve_is_straight() -> None:
+    law = PowerLaw(0.0, 0.0, 0.5)
+    places = np.log(np.array([1.0, 2, 4, 8]))
+    frontier = Frontier(places, law.log_error(places)[:, None], np.full(4, 3.0))
+    variance, limit = 1e-6, quantile(0.95, 14)
+    level = law.log_error(np.array([math.log(4)]))
+    found = at_duration(frontier, math.log(2), level, 3, (np.array([variance]), np.zeros(1)), limit)
+    half = limit * math.sqrt(variance * (1 / 3 + 1 / 3)) / 0.5
+    assert found.value[0] == pytest.approx(math.log(2))
+    assert found.high[0] - found.low[0] == pytest.approx(2 * half, rel=0.03)
+
+
+def cell(steps: int, seeds: Sequence[int], errors: Sequence[float]) -> Cell:
+    return Cell(steps, tuple(seeds), np.full(len(seeds), math.log(steps)), np.array(errors))
+
+
+def test_pool() -> None:
+    plain = [cell(1, (1, 2, 3), (0.0, 1.0, 2.0)), cell(2, (1, 2), (4.0, 6.0))]
+    arm = [cell(1, (1, 3), (5.0, 9.0)), cell(4, (1,), (0.0,))]
+    spread = pool(plain, [arm])
+    assert spread.freedom == 2 + 1 + 1
+    assert spread.quality == pytest.approx((2 + 2 + 8) / 4)
+    assert spread.cost == 0
+    assert spread.correlation == pytest.approx(1.0)
+    assert spread.widening == 1.0
+    assert spread.unequal is not None
+
+
+def test_pairs_that_go_against_each_other_widen() -> None:
+    plain = [cell(1, (1, 2, 3), (0.0, 1.0, 2.0))]
+    arm = [cell(1, (3, 1, 2), (0.0, 2.0, 1.0))]
+    spread = pool(plain, [arm])
+    assert spread.correlation == pytest.approx(-1.0)
+    assert spread.widening == pytest.approx(2.0)
+
+
+def test_one_seed_pools_nothing() -> None:
+    spread = pool([cell(1, (1,), (0.0,)), cell(2, (1,), (0.0,))], [])
+    assert spread == Spread(0.0, 0.0, 0)
+    assert pool([cell(1, (1, 2), (0.0, 0.0))], []).unequal is None
+
+
+def test_frontier_of_means() -> None:
+    cells = [cell(steps, (1, 2), (-steps, -steps - 1.0)) for steps in (1, 2, 4, 8)]
+    frontier = frontier_of(cells)
+    assert frontier.values[0, 0] == pytest.approx(-1.5)
+    assert frontier.values[-1, 0] == pytest.approx(-8.5)
+
+
+def test_target_outside_of_both() -> None:
+    places = np.log(np.array([1.0, 2, 4, 8]))
+    curves = [Frontier(places, LAW.log_error(places + by)[:, None], np.ones(4)) for by in (0, 0.3)]
+    variances = (np.array([1e-4]), np.zeros(1))
+    ends = [float(curves[0].values[0, 0]) + 1, float(curves[1].values[-1, 0]) - 1]
+    for level in ends:
+        assert at_target(curves[0], curves[1], level, variances, 2.0).sign[0] == 2
+    between = (curves[0].values[-1, 0] + curves[1].values[-1, 0]) / 2  # of the arm's best and ours
+    found = at_target(curves[0], curves[1], float(between), variances, 2.0)
+    assert found.sign[0] == 1
+    assert found.high[0] == np.inf
+    back = at_target(curves[1], curves[0], float(between), variances, 2.0)
+    assert back.sign[0] == -1
+    assert back.low[0] == -np.inf
