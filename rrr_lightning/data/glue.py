@@ -17,8 +17,8 @@ import torch
 
 from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.encoded_texts import EncodedTexts, Ordered
-from rrr_lightning.data.glue_sources import read_split
-from rrr_lightning.data.glue_tasks import find_task
+from rrr_lightning.data.glue_sources import has_diagnostic, read_split
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, find_task
 from rrr_lightning.data.length_buckets import LengthBuckets, evaluation_order
 from rrr_lightning.data.loader import BatchLoader, KeyedSet
 from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
@@ -35,7 +35,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
 
     `fit` and `validate` use the training and validation splits, `test` the validation splits too,
     and `predict` the test splits, which have no labels. MNLI has two loaders of each: matched and
-    mismatched.
+    mismatched; and a third one to predict, the diagnostic set, where the source has it.
 
     Args:
         task: `cola`, `sst2`, `mrpc`, `stsb`, `qqp`, `mnli`, `qnli`, `rte` or `wnli`.
@@ -116,6 +116,14 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
 
     # ------------------------------------------------------------------------------ rows
 
+    @cached_property
+    def test_splits(self) -> tuple[str, ...]:
+        """The splits to predict; of MNLI also `diagnostic`, where the source has it."""
+        splits = self.glue_task.test_splits
+        if self.task == "mnli" and has_diagnostic(self.source):
+            splits = (*splits, DIAGNOSTIC_SPLIT)
+        return splits
+
     def split(self, name: str) -> EncodedTexts:
         """Returns a split by its name on the hub, such as `validation_matched`.
 
@@ -123,7 +131,10 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
             InputError: The source has no such split, or one of its rows is bad.
         """
         if name not in self._splits:
-            rows = read_split(self.source, self.glue_task, name)
+            task, part = self.glue_task, name
+            if name == DIAGNOSTIC_SPLIT:
+                task, part = DIAGNOSTIC, "test"
+            rows = read_split(self.source, task, part)
             kind = torch.float32 if self.glue_task.is_regression else torch.int64
             labels = None if rows.labels is None else torch.tensor(rows.labels, dtype=kind)
             self._splits[name] = EncodedTexts(
@@ -192,8 +203,8 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
         return self._eval_loaders(self.glue_task.validation_splits)
 
     def predict_dataloader(self) -> Any:
-        """Returns the loader of the test split, or one for each of MNLI's two."""
-        return self._eval_loaders(self.glue_task.test_splits)
+        """Returns the loader of the test split, or one for each of MNLI's."""
+        return self._eval_loaders(self.test_splits)
 
     def _eval_loaders(self, names: Sequence[str]) -> BatchLoader | list[BatchLoader]:
         world_size, _ = self._replicas()

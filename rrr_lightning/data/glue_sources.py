@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.data.glue_rows import GlueRows, check_rows
-from rrr_lightning.data.glue_tasks import GlueTask, plain_name
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, GlueTask, plain_name
 from rrr_lightning.data.glue_tsv import read_tsv, tsv_files
 from rrr_lightning.errors import InputError
 
@@ -58,10 +58,37 @@ def read_split(source: str, task: GlueTask, split: str) -> GlueRows:
     return _read_hub(source, task, split)
 
 
+def has_diagnostic(source: str) -> bool:
+    """Returns whether a source has the diagnostic set.
+
+    Raises:
+        InputError: The source is a hub id that cannot be asked.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _find_folder(path, DIAGNOSTIC) is not None
+    from datasets import get_dataset_config_names
+
+    try:
+        return DIAGNOSTIC.name in get_dataset_config_names(source)
+    except Exception as error:  # the hub and the cache fail in many ways
+        raise InputError(
+            f"is no data set of the hub that can be reached ({_reason(error)})",
+            key="data.source",
+            found=source,
+        ) from error
+
+
+def _find_folder(root: Path, task: GlueTask) -> Path | None:
+    names = {task.name, DIAGNOSTIC_SPLIT} if task is DIAGNOSTIC else {task.name}
+    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
+    return next((folder for folder in folders if plain_name(folder.name) in names), None)
+
+
 def _task_folder(root: Path, task: GlueTask) -> Path:
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and plain_name(folder.name) == task.name:
-            return folder
+    folder = _find_folder(root, task)
+    if folder is not None:
+        return folder
     raise InputError(
         f"{root} has no folder of {task.name}; it holds {_names_in(root)}",
         key="data.source",
@@ -112,18 +139,21 @@ def _read_hub(source: str, task: GlueTask, split: str) -> GlueRows:
     try:
         table = load_dataset(source, task.name, split=split)
     except Exception as error:  # the hub, the cache and the files fail in many ways
-        reason: BaseException = error
-        while reason.__cause__ is not None:
-            reason = reason.__cause__
         raise InputError(
             "is neither a folder here nor a data set of the hub that can be reached and has "
-            f"{task.name}, {split} ({(str(reason) or type(reason).__name__).splitlines()[0]})",
+            f"{task.name}, {split} ({_reason(error)})",
             key="data.source",
             found=source,
         ) from error
     names = getattr(table.features.get("label"), "names", None)
     rows = table.with_format("arrow")[:]
     return _rows_of(rows, names, task, split, f"{source}, {task.name}, {split}")
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _rows_of(

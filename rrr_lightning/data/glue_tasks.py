@@ -68,6 +68,7 @@ def _rows(train: int, validation: int, test: int) -> dict[str, int]:
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
+_THREE_WAYS = ("entailment", "neutral", "contradiction")
 _SENTENCES = ("sentence1", "sentence2")
 _MNLI_ROWS = {
     "train": 392_702,
@@ -129,10 +130,10 @@ TASKS: dict[str, GlueTask] = {
             name="mnli",
             folder="MNLI",
             columns=("premise", "hypothesis"),
-            labels=("entailment", "neutral", "contradiction"),
+            labels=_THREE_WAYS,
             metrics=("accuracy",),
             rows=_MNLI_ROWS,
-            words=("entailment", "neutral", "contradiction"),
+            words=_THREE_WAYS,
             fields=_SENTENCES,
             label_field="gold_label",
         ),
@@ -164,6 +165,20 @@ TASKS: dict[str, GlueTask] = {
         ),
     )
 }
+
+# The diagnostic set: premises and hypotheses for a network that was fine-tuned on MNLI, without
+# labels. Officially a folder `diagnostic` with `diagnostic.tsv`, and `ax` on the hub.
+DIAGNOSTIC = GlueTask(
+    name="ax",
+    folder="AX",
+    columns=("premise", "hypothesis"),
+    labels=_THREE_WAYS,
+    metrics=(),
+    rows={"test": 1_104},
+    words=_THREE_WAYS,
+    fields=_SENTENCES,
+)
+DIAGNOSTIC_SPLIT = "diagnostic"
 
 
 def find_task(name: str, key: str = "data.task") -> GlueTask:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rrr_lightning.data.glue_rows import GlueRows, check_rows, refused_label
-from rrr_lightning.data.glue_tasks import GlueTask
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, GlueTask
 from rrr_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ def tsv_files(folder: Path, task: GlueTask, split: str) -> list[Path] | None:
     usual = folder / f"{split.replace('validation', 'dev')}.tsv"
     if usual.is_file():
         return [usual]
+    if task is DIAGNOSTIC and (folder / f"{DIAGNOSTIC_SPLIT}.tsv").is_file():
+        return [folder / f"{DIAGNOSTIC_SPLIT}.tsv"]
     if task.name == "mrpc":
         part = "test" if split == "test" else "train"
         needed = [folder / f"msr_paraphrase_{part}.txt"]

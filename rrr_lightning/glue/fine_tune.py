@@ -59,10 +59,10 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
     arrays = _validation(trainer, model, data)
     if told["predict_test"]:
-        splits = data.glue_task.test_splits
+        loaders = _loaders(data.predict_dataloader())
         arrays |= {
             f"{split}.predictions": _predict(trainer, model, data, split, loader)
-            for split, loader in zip(splits, _loaders(data.predict_dataloader()), strict=True)
+            for split, loader in zip(data.test_splits, loaders, strict=True)
         }
     if told["save_network"]:
         trainer.save_checkpoint(folder / NETWORK, weights_only=True)

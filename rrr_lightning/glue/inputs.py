@@ -59,7 +59,7 @@ def _count(data: GlueDataModule, run: Run) -> tuple[int, int]:
     """Reads the splits that a run needs, and counts the rows."""
     rows = data.rows
     if run.settings["predict_test"]:
-        for split in data.glue_task.test_splits:
+        for split in data.test_splits:
             data.split(split)
     batch_size = settings_of(run.settings).batch_size
     if rows["train"] < batch_size:

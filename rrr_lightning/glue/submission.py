@@ -2,7 +2,8 @@
 
 One file per task, two for MNLI, with the header `index`, `prediction`, rows numbered from 0, and
 labels in the benchmark's own words. Of several seeds, the one with the best validation score is
-taken. The server also wants files for the diagnostic set and for every task that was left out.
+taken. The network of MNLI predicts the diagnostic set too, where the data have it. The server also
+wants files for every task that was left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rrr_lightning.data.glue_tasks import TASKS, GlueTask
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS, GlueTask
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.plan import Run
 from rrr_lightning.glue.results import Results
@@ -52,7 +53,8 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
             task = TASKS[result.task]
             best = max(result.scores, key=lambda seed: result.scores[seed])
             with np.load(folders[task.name, best] / PREDICTIONS, allow_pickle=False) as arrays:
-                for split in task.test_splits:
+                has_diagnostic = f"{DIAGNOSTIC_SPLIT}.predictions" in arrays
+                for split in (*task.test_splits, *([DIAGNOSTIC_SPLIT] * has_diagnostic)):
                     name = file_name(task, split)
                     archive.writestr(name, _content(task, arrays[f"{split}.predictions"]))
                     written.add(name)
@@ -66,6 +68,8 @@ def file_name(task: GlueTask, split: str) -> str:
     >>> file_name(TASKS["mnli"], "test_mismatched")
     'MNLI-mm.tsv'
     """
+    if split == DIAGNOSTIC_SPLIT:
+        return f"{DIAGNOSTIC.folder}.tsv"
     suffix = {"test_matched": "-m", "test_mismatched": "-mm"}.get(split, "")
     return f"{task.folder}{suffix}.tsv"
 

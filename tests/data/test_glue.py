@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
-from tests.data.glue_files import text, write_parquet, write_tokenizer
+from tests.data.glue_files import text, write_lines, write_parquet, write_tokenizer
 from tests.data.toy import make_trainer
 
 Rows = list[tuple[int, ...]]
@@ -164,6 +165,21 @@ def test_predictions_come_back_in_the_order_of_the_rows(
         InputError, match=r"not the predictions of one device for all of .*found '7"
     ):
         given.in_row_order(splits[0], [*batches[:1], batches[0][:3]])
+
+
+def test_mnli_brings_the_diagnostic_set_where_the_source_has_it(
+    tmp_path: Path, source: str, tokenizer: str
+) -> None:
+    assert data(source, tokenizer, "mnli").test_splits == TASKS["mnli"].test_splits
+    shutil.copytree(Path(source), tmp_path / "glue")
+    lines = [("index", "sentence1", "sentence2"), *((n, text(n), text(n + 1)) for n in range(5))]
+    write_lines(tmp_path / "glue" / "diagnostic" / "diagnostic.tsv", lines)
+    given = data(str(tmp_path / "glue"), tokenizer, "mnli")
+    assert given.test_splits == (*TASKS["mnli"].test_splits, "diagnostic")
+    outputs: Any = make_trainer(tmp_path, 7).predict(Reader(), datamodule=given)
+    splits = zip(given.test_splits, outputs, strict=True)
+    assert [len(given.in_row_order(*each)) for each in splits] == [11, 11, 5]
+    assert data(str(tmp_path / "glue"), tokenizer).test_splits == ("test",)
 
 
 # ------------------------------------------------------------------------------ what it tells

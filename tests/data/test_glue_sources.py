@@ -6,8 +6,8 @@ from typing import Any
 import datasets
 import pytest
 
-from rrr_lightning.data.glue_sources import read_split
-from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.data.glue_sources import has_diagnostic, read_split
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, TASKS
 from rrr_lightning.errors import InputError
 from tests.data.glue_files import parquet_rows, text, write_lines, write_parquet
 
@@ -71,7 +71,41 @@ def test_a_hub_id_is_asked_for_task_and_split(monkeypatch: pytest.MonkeyPatch) -
     assert rows.labels == [number % 2 for number in range(2, 10)]
 
 
+DIAGNOSTIC_LINES = [("index", "sentence1", "sentence2"), (0, "a", "b"), (1, 'c "d', "e")]
+
+
+@pytest.mark.parametrize("file", ["diagnostic/diagnostic.tsv", "AX/test.tsv"])
+def test_the_diagnostic_set_under_its_official_names(file: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path, "mnli")
+    assert not has_diagnostic(str(tmp_path))
+    write_lines(tmp_path / file, DIAGNOSTIC_LINES)
+    assert has_diagnostic(str(tmp_path))
+    rows = read_split(str(tmp_path), DIAGNOSTIC, "test")
+    assert (rows.texts, rows.labels) == ((["a", 'c "d'], ["b", "e"]), None)
+
+
+def test_the_diagnostic_set_as_the_hub_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ax").mkdir()
+    parquet_rows(DIAGNOSTIC, 9, labelled=False).to_parquet(str(tmp_path / "ax/test.parquet"))
+    assert len(read_split(str(tmp_path), DIAGNOSTIC, "test")) == 9
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda source: [source, "ax"])
+    assert has_diagnostic("nyu-mll/glue")
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda source: ["cola", "mnli"])
+    assert not has_diagnostic("owner/copy")
+
+
 # ------------------------------------------------------------------------------ bad input
+
+
+def test_a_hub_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(source: str) -> list[str]:
+        raise RuntimeError("retries") from ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", no_network)
+    with pytest.raises(InputError, match=r"data\.source: is no data set .* reached \(no route\)"):
+        has_diagnostic("owner/unknown")
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.glue import evaluate as module
 from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.jobs.process import MARKER
+from tests.data.glue_files import write_lines
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,18 @@ def test_test_predictions_go_into_a_zip(body: str, data: str, tmp_path: Path) ->
         assert sorted(file.namelist()) == ["MNLI-m.tsv", "MNLI-mm.tsv", "STS-B.tsv"]
         assert len(file.read("STS-B.tsv").splitlines()) == 25
     assert "The server also wants AX.tsv, CoLA.tsv, MRPC.tsv" in text
+    # With the diagnostic set in the data, the network of MNLI predicts it too.
+    whole = tmp_path / "data"
+    shutil.copytree(data, whole)
+    lines = [("index", "sentence1", "sentence2"), *((n, "the cat", "a dog") for n in range(5))]
+    write_lines(whole / "diagnostic" / "diagnostic.tsv", lines)
+    run(body, str(whole), tmp_path / "two", "mnli", protocol="quick", submission=archive)
+    with zipfile.ZipFile(archive) as file:
+        assert sorted(file.namelist()) == ["AX.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"]
+        header, *rows = file.read("AX.tsv").decode().splitlines()
+    assert header == "index\tprediction"
+    assert len(rows) == 5
+    assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
     with pytest.raises(InputError, match="--submission: is no zip file"):
         run(body, data, tmp_path / "out", submission=tmp_path / "out.tsv")
 

@@ -8,13 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.glue.submission import FILES, write_submission
-from tests.glue.made import evaluation
+from rrr_lightning.glue.submission import FILES, file_name, write_submission
+from tests.glue.made import diagnostic, evaluation
 
-# From the sample submission of the benchmark: file, and the words that may stand in it.
+# From the sample submission of the benchmark: the lines of every file, its header among them, and
+# the words that may stand in it.
+LINES = {
+    "AX.tsv": 1105,
+    "CoLA.tsv": 1064,
+    "MNLI-m.tsv": 9797,
+    "MNLI-mm.tsv": 9848,
+    "MRPC.tsv": 1726,
+    "QNLI.tsv": 5464,
+    "QQP.tsv": 390966,
+    "RTE.tsv": 3001,
+    "SST-2.tsv": 1822,
+    "STS-B.tsv": 1380,
+    "WNLI.tsv": 147,
+}
 WORDS = {
+    "AX.tsv": {"entailment", "neutral", "contradiction"},
     "CoLA.tsv": {"0", "1"},
     "SST-2.tsv": {"0", "1"},
     "MRPC.tsv": {"0", "1"},
@@ -32,13 +48,24 @@ def archive(tmp_path: Path) -> zipfile.ZipFile:
     record = evaluation(tmp_path, (*GLUE, "wnli"), seeds=(1, 2))
     path = tmp_path / "sub" / "out.zip"
     absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
-    assert absent == ["AX.tsv"]
+    assert absent == []
     return zipfile.ZipFile(path)
 
 
-def test_every_file_of_the_sample_but_the_diagnostic_one(archive: zipfile.ZipFile) -> None:
+def test_the_files_and_sizes_are_those_of_the_sample() -> None:
+    assert sorted(FILES) == sorted(LINES)
+    sizes = {
+        file_name(task, split): 1 + task.rows[split]
+        for task in TASKS.values()
+        for split in task.test_splits
+    }
+    sizes[file_name(DIAGNOSTIC, DIAGNOSTIC_SPLIT)] = 1 + DIAGNOSTIC.rows["test"]
+    assert sizes == LINES
+
+
+def test_every_file_of_the_sample_is_there_in_its_format(archive: zipfile.ZipFile) -> None:
     with archive:
-        assert sorted(archive.namelist()) == sorted(set(FILES) - {"AX.tsv"})
+        assert sorted(archive.namelist()) == sorted(LINES)
         for name in archive.namelist():
             lines = archive.read(name).decode().splitlines()
             assert lines[0] == "index\tprediction"
@@ -61,6 +88,13 @@ def test_the_best_seed_on_validation_is_taken(archive: zipfile.ZipFile, tmp_path
         lines = archive.read("RTE.tsv").decode().splitlines()[1:]
     # Label 1 of RTE is `not_entailment`.
     assert [line.endswith("\tnot_entailment") for line in lines] == list(wanted == 1)
+
+
+def test_the_network_of_mnli_predicts_the_diagnostic_set(archive: zipfile.ZipFile) -> None:
+    with archive:
+        lines = archive.read("AX.tsv").decode().splitlines()[1:]
+    words = ("entailment", "neutral", "contradiction")
+    assert [line.split("\t")[1] for line in lines] == [words[each] for each in diagnostic()]
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
