@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.glue.protocol import PROTOCOLS, find_protocol
 from rrr_lightning.models.text_classifier import TextClassifier
 from tests.data.glue_files import write_tokenizer
 
@@ -36,3 +37,20 @@ def test_the_table_of_tasks_is_right() -> None:
         assert label == (", ".join(task.labels) or "a score from 0 to 5")
         spoken = [metric.lower() for metric in re.split(", ", metrics)]
         assert spoken[: len(task.metrics)] == list(task.metrics)
+
+
+def test_the_settings_are_accepted(tmp_path: Path) -> None:
+    found = re.search(r"```yaml\n(# settings\.yaml.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / "settings.yaml").write_text(found.group(1))
+    protocol = find_protocol("published", tmp_path / "settings.yaml")
+    assert protocol.name == "published, changed"
+    assert (protocol.tasks["rte"].epochs, protocol.tasks["rte"].start) == (10, "checkpoint")
+    assert {settings.max_length for settings in protocol.tasks.values()} == {128}
+
+
+def test_it_names_every_option_and_protocol() -> None:
+    page, command = PAGE.read_text(), PAGE.parents[1] / "rrr_lightning" / "glue" / "command.py"
+    for option in re.findall(r'add\("(--\w+)"', command.read_text()):
+        assert f"`{option}" in page, option
+    assert all(f"`{name}`" in page for name in PROTOCOLS)
