@@ -23,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from rrr_lightning import _parsing
+from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.checkpointing import (
     AtomicCheckpointIO,
@@ -80,9 +81,16 @@ class RRRCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the sections `distillation` and `checkpoint`."""
+        """Adds the sections `distillation`, `checkpoint` and `cost`, and the switch `ledger`."""
         parser.add_lightning_class_args(DistillationCallback, "distillation")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(CostLedger, "cost")
+        parser.add_argument(
+            "--ledger",
+            type=bool,
+            default=True,
+            help="Whether to measure what a training run costs, and to keep ledger.json.",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the command line alone: Lightning would put the checkpoint's values over it."""
@@ -135,11 +143,15 @@ class RRRCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         trainer = config["trainer"].as_dict()
         folder = trainer["default_root_dir"]
+        resumes = config["ckpt_path"] == "last"
         checkpoint = find_checkpoint(folder, config["ckpt_path"], self.subcommand == "fit")
         config["weights_only"] = config["weights_only"] is not False
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         first_step = 0 if checkpoint is None else check_checkpoint(checkpoint, self.model)
         callbacks: list[Callback] = []
+        if self._keeps_ledger(config, trainer["callbacks"]):
+            config["cost"].begin(resumes=resumes)
+            callbacks.append(config["cost"])
         if config["distillation"] is not None:
             config["distillation"].load(self.model)
             callbacks.append(config["distillation"])
@@ -152,6 +164,15 @@ class RRRCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         return self._instantiate_trainer({**trainer, "plugins": plugins, **kwargs}, callbacks)
+
+    def _keeps_ledger(self, config: Any, given: list[Callback] | Callback | None) -> bool:
+        """Whether to add a ledger: to training runs, unless it is off or there is one already."""
+        if self.subcommand != "fit":
+            return False
+        if not config["ledger"]:
+            warnings.filterwarnings("ignore", r"Be aware that when .*: \['CostLedger'\]")
+        callbacks = given if isinstance(given, list) else [given]
+        return config["ledger"] and not any(isinstance(each, CostLedger) for each in callbacks)
 
 
 def main() -> None:

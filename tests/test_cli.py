@@ -49,10 +49,11 @@ def metrics(folder: str) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------------------- runs
 
 
-def test_a_run_writes_checkpoint_config_and_metrics(rrr: Command) -> None:
+def test_a_run_writes_checkpoint_config_ledger_and_metrics(rrr: Command) -> None:
     rrr(*FIT, "--trainer.default_root_dir=run")
     files = sorted(str(path) for path in Path("run").rglob("*") if path.is_file())
-    assert files == ["run/checkpoints/last.ckpt", "run/config.yaml", "run/metrics.csv"]
+    names = ("checkpoints/last.ckpt", "config.yaml", "ledger.json", "metrics.csv")
+    assert files == [f"run/{name}" for name in names]
     assert checkpoint("run")["global_step"] == 4
     assert yaml.safe_load(Path("run/config.yaml").read_text())["seed_everything"] == 17
     assert {int(row["step"]) for row in metrics("run")} == {0, 1, 2, 3}

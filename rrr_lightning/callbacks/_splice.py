@@ -24,21 +24,22 @@ _ABSENT = object()
 KEY = "distillation.student_logits"
 
 
-class _Shadow:
-    """An instance attribute laid over a module's own, remembered so that it can be put back."""
+class Shadow:
+    """An instance attribute laid over an object's own, remembered so that it can be put back."""
 
-    def __init__(self, module: nn.Module, name: str, value: Any) -> None:
-        self._module, self._name, self._value = module, name, value
-        self._former = module.__dict__.get(name, _ABSENT)
-        setattr(module, name, value)
+    def __init__(self, owner: object, name: str, value: Any) -> None:
+        self._owner, self._name, self._value = owner, name, value
+        self._former = vars(owner).get(name, _ABSENT)
+        setattr(owner, name, value)
 
     def undo(self) -> None:
-        if self._module.__dict__.get(self._name) is not self._value:
+        """Puts the former attribute back; safe to call twice."""
+        if vars(self._owner).get(self._name) is not self._value:
             return  # somebody laid another attribute over ours: theirs stays
         if self._former is _ABSENT:
-            delattr(self._module, self._name)
+            delattr(self._owner, self._name)
         else:
-            setattr(self._module, self._name, self._former)
+            setattr(self._owner, self._name, self._former)
 
 
 class StepSplice:
@@ -62,7 +63,7 @@ class StepSplice:
         # Lightning follows one `__wrapped__` to see whether to pass `batch_idx`; a compiled step is
         # a wrapper itself, so point at the innermost function.
         training_step.__wrapped__ = inspect.unwrap(inner)
-        self._shadow = _Shadow(module, "training_step", training_step)
+        self._shadow = Shadow(module, "training_step", training_step)
 
     def remove(self) -> None:
         """Restores the module's own step; safe to call twice."""
@@ -96,10 +97,10 @@ class RowCapture:
 
     def _attach(self, module: LightningModule, target: nn.Module) -> Callable[[], None]:
         if _inside_compiled(module, self._name):
-            return _Shadow(target, "forward", self._wrap(target.forward)).undo
+            return Shadow(target, "forward", self._wrap(target.forward)).undo
         if target._compiled_call_impl is not None:
             compiled = self._wrap(target._compiled_call_impl)
-            return _Shadow(target, "_compiled_call_impl", compiled).undo
+            return Shadow(target, "_compiled_call_impl", compiled).undo
         return target.register_forward_hook(self._hook).remove
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from rrr_lightning.callbacks._logging import is_logging_step
 from rrr_lightning.callbacks._splice import KEY, RowCapture
 from rrr_lightning.distillation.losses import mean_of_logits, mean_of_probabilities
 from rrr_lightning.distillation.pool import TeacherPool
@@ -26,6 +28,18 @@ LOGGED_KEYS = (
 )
 
 
+class TeacherMeter:
+    """Runs teachers and measures nothing; a cost ledger puts one in its place that does."""
+
+    def phase(self) -> AbstractContextManager[None]:
+        """Returns what goes around all that the teachers of a step do."""
+        return nullcontext()
+
+    def rows(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
+        """Returns the rows of a teacher, which is number `number` of the pool."""
+        return teacher.rows(batch)
+
+
 class DistilledStep:
     """Goes around a module's `training_step` and returns what it returns, with the mixed loss.
 
@@ -40,6 +54,7 @@ class DistilledStep:
 
     Attributes:
         total_steps: Optimizer steps of the run, to be set before the first step.
+        meter: Runs the teachers.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class DistilledStep:
         self._to_log: dict[str, Tensor | float] = {}
         self._is_tried = False
         self.total_steps = 0
+        self.meter = TeacherMeter()
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own step `inner`; unchanged where the weight is zero.
@@ -79,7 +95,9 @@ class DistilledStep:
         # The teachers go first: their activations are gone before the student's exist, and they see
         # the batch as it came, whatever the step does to it.
         batch = args[0] if args else next(iter(kwargs.values()))
-        teacher_rows = self._combine([self._teachers[number].rows(batch) for number in drawn])
+        with self.meter.phase():
+            each = [self.meter.rows(number, self._teachers[number], batch) for number in drawn]
+            teacher_rows = self._combine(each)
         output, student_rows = self._run(inner, batch, args, kwargs)
         if student_rows is None:
             return output
@@ -94,7 +112,7 @@ class DistilledStep:
         if weight == 0:
             return output
         loss = (1 - weight) * task_loss + weight * distillation_loss
-        if self._is_logging_step():
+        if is_logging_step(self._trainer):
             agreement = _agreement(student_rows, teacher_rows)
             # Means over rows, both of them; a step without rows has none, and its losses are zero.
             values = (task_loss.detach() / (factor or 1.0), mean.detach(), weight, agreement)
@@ -137,11 +155,6 @@ class DistilledStep:
             return mean_of_logits(rows)
         combine = cast(Callable[[list[Tensor]], Tensor], self._loss.combine)
         return combine(rows)
-
-    def _is_logging_step(self) -> bool:
-        every: int = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
-        done = self._trainer.fit_loop.epoch_loop._batches_that_stepped
-        return every > 0 and (done + 1) % every == 0
 
 
 def _has_no_loss(output: Any) -> bool:

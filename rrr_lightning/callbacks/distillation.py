@@ -23,9 +23,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from rrr_lightning.callbacks._horizon import count_steps, require_bound
+from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
-from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
+from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep, TeacherMeter
 from rrr_lightning.callbacks._teachers import default_precision, load_teachers, match_teachers
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
@@ -121,6 +122,7 @@ class DistillationCallback(Callback):
         self.teacher_min_accuracy = teacher_min_accuracy
         self.allow_teacher_change = allow_teacher_change
         self.teachers: list[Teacher] = []
+        self.meter = TeacherMeter()
         self._fingerprints: list[str] = []
         self._names: list[str] = []
         self._total_steps = 0
@@ -174,6 +176,7 @@ class DistillationCallback(Callback):
         self._step = DistilledStep(
             trainer, pl_module, self.teachers, self.loss, self.schedule, self.pool, self._capture
         )
+        self._step.meter = self.meter
         self._splice = StepSplice(pl_module, self._step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,7 +215,7 @@ class DistillationCallback(Callback):
         for name, value in to_log.items():
             pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
         if not to_log and self._has_logged:
-            _forget_logged(trainer)
+            forget_logged(trainer, LOGGED_KEYS)
         self._has_logged = bool(to_log)
 
     # ------------------------------------------------------------------------------ the end
@@ -280,10 +283,3 @@ class DistillationCallback(Callback):
         for section, values in (("schedule", self.schedule), ("pool", self.pool)):
             settings |= {f"{section}.{name}": value for name, value in asdict(values).items()}
         return settings
-
-
-def _forget_logged(trainer: Trainer) -> None:
-    """Keeps Lightning from repeating the last values in every later row of an epoch."""
-    if trainer._results is not None:
-        for name in LOGGED_KEYS:
-            trainer._results.pop(f"on_train_batch_end.{name}", None)

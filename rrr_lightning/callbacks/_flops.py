@@ -1,0 +1,151 @@
+"""How many floating-point operations the steps of a run take, counted on a few of them.
+
+Counting slows a step down, so a shape of batch is counted when it comes up first, and again at the
+4th, 16th, … time where the number varies, as it does with masked tokens; all steps of that shape
+are taken to cost the mean. Shapes that are too many to be counted each are taken to cost what the
+nearest counted one does, in proportion to their elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from rrr_lightning.callbacks._counter import Counter, counter_of
+
+_FREE_COUNTS, _STEPS_PER_COUNT = 8, 64  # counts of a run: at most 8, and one per 64 steps
+
+Shape = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class _Count:
+    seen: int = 0
+    counted: int = 0
+    total: float = 0.0
+    varies: bool = False
+
+
+class FlopTable:
+    """The counts of one network, or of one kind of step, by the shapes of its batches."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Shape, _Count] = {}
+        self._seen = self._times_counted = 0
+        self._unknown = False
+
+    def see(self, shape: Shape) -> bool:
+        """Notes one more step, and returns whether it should be counted."""
+        known = self._counts.setdefault(shape, _Count())
+        known.seen += 1
+        self._seen += 1
+        spent = self._times_counted >= _FREE_COUNTS + self._seen // _STEPS_PER_COUNT
+        if self._unknown or spent:
+            return False
+        again = (known.counted == 1 or known.varies) and known.seen == 4**known.counted
+        return known.counted == 0 or again
+
+    def add(self, shape: Shape, flops: float | None) -> None:
+        """Adds the count of a step; None says that it cannot be counted."""
+        if flops is None:
+            self._unknown = True
+            return
+        known = self._counts[shape]
+        known.varies |= known.counted > 0 and flops != known.total / known.counted
+        known.counted += 1
+        known.total += flops
+        self._times_counted += 1
+
+    def total(self) -> float | None:
+        """Returns the operations of all steps seen, None where they cannot be known."""
+        if self._unknown or (self._seen and not self._times_counted):
+            return None
+        return sum(known.seen * self._each(shape) for shape, known in self._counts.items())
+
+    def _each(self, shape: Shape) -> float:
+        known = self._counts[shape]
+        if known.counted:
+            return known.total / known.counted
+        size = _size(shape)
+        counted = [other for other in self._counts if self._counts[other].counted]
+        nearest = min(counted, key=lambda other: abs(_size(other) - size))
+        return self._each(nearest) * size / max(1, _size(nearest))
+
+
+class FlopMeter:
+    """Counts the student's steps, and the teachers' forwards within them.
+
+    Attributes:
+        counting: Whether the latest step was counted, and so was slower than others.
+    """
+
+    def __init__(self) -> None:
+        self.counting = False
+        self._student = FlopTable()
+        self._teachers: dict[int, FlopTable] = {}
+        self._counter: Counter | None = None
+
+    def step(self, run: Callable[[], Any], batch: Any, module: nn.Module) -> Any:
+        """Runs a step, forward and backward, and returns what it returns."""
+        shape = shapes_of(batch)
+        self.counting = self._student.see(shape)
+        if not self.counting:
+            return run()
+        self._counter = counter = counter_of(module, backward=True)
+        try:
+            with counter.running():
+                result = run()
+        finally:
+            self._counter = None
+        self._student.add(shape, counter.flops())
+        return result
+
+    def teacher(self, number: int, run: Callable[[], Any], batch: Any, network: nn.Module) -> Any:
+        """Runs the forward of a teacher, and returns what it returns."""
+        shape = shapes_of(batch)
+        table = self._teachers.setdefault(number, FlopTable())
+        wanted = table.see(shape)
+        self.counting |= wanted
+        with self._counter.paused() if self._counter is not None else nullcontext():
+            if not wanted:
+                return run()
+            counter = counter_of(network, backward=False)
+            with counter.running():
+                result = run()
+            table.add(shape, counter.flops())
+            return result
+
+    def student_flops(self) -> float | None:
+        """Returns the operations of all steps, those of the teachers not among them."""
+        return self._student.total()
+
+    def teacher_flops(self) -> float | None:
+        """Returns the operations of all forwards of all teachers."""
+        totals = [table.total() for table in self._teachers.values()]
+        known = [total for total in totals if total is not None]
+        return sum(known) if len(known) == len(totals) else None
+
+
+def shapes_of(batch: Any) -> Shape:
+    """Returns the shapes of the tensors in a batch."""
+    return tuple(_shapes(batch))
+
+
+def _shapes(batch: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(batch, Tensor):
+        yield tuple(batch.shape)
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _shapes(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from _shapes(value)
+
+
+def _size(shape: Shape) -> int:
+    return max((math.prod(each) for each in shape), default=0)

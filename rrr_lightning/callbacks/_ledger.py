@@ -1,0 +1,199 @@
+"""The ledger of a run as plain JSON: what earlier processes of the run paid, plus this one's part.
+
+The file beside the run knows more than a checkpoint: it is written every few seconds, so the work
+that a crash loses is in it, and is paid again when the run goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rrr_lightning.callbacks._clock import PHASES, STUDENT, TEACHER
+from rrr_lightning.errors import InputError
+
+VERSION = 1
+_FLOPS = {STUDENT: "student", TEACHER: "teacher"}
+
+
+@dataclass
+class Part:
+    """What one process has paid so far; `sum_of` adds up those of all ranks.
+
+    Args:
+        steps: Optimizer steps.
+        samples: Samples of all its batches.
+        tokens: Positions of all its batches of token ids, padding included; None without any.
+        seconds: Seconds by phase.
+        counts: How often each phase was entered.
+        student_flops: Operations of the student's steps, None where they cannot be known.
+        teacher_flops: Operations of the teachers' forwards, likewise.
+        energy_joules: Energy of the device, None where it does not report it.
+        peak_memory_bytes: The most that was held at once.
+        world_size: Processes that did as much as this one, or whose sum this is.
+    """
+
+    steps: int = 0
+    samples: float = 0
+    tokens: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    student_flops: float | None = 0.0
+    teacher_flops: float | None = 0.0
+    energy_joules: float | None = None
+    peak_memory_bytes: int = 0
+    world_size: int = 1
+
+    def summable(self) -> list[float]:
+        """Returns the numbers that differ between ranks; NaN where there is none."""
+        flops = (self.student_flops, self.teacher_flops)
+        numbers = [self.samples, self.tokens, *flops, self.energy_joules, self.peak_memory_bytes]
+        numbers += self.seconds.values()
+        return [float("nan") if number is None else float(number) for number in numbers]
+
+    def sum_of(self, ranks: Sequence[Sequence[float]]) -> Part:
+        """Returns this part for all ranks: sums, the greatest memory, the mean of the seconds."""
+        columns = list(zip(*ranks, strict=True))
+        samples, tokens, student, teacher, energy = (_sum(column) for column in columns[:5])
+        means = [sum(column) / len(ranks) for column in columns[6:]]
+        return Part(
+            steps=self.steps,
+            samples=samples or 0,
+            tokens=tokens,
+            seconds=dict(zip(self.seconds, means, strict=True)),
+            counts=self.counts,
+            student_flops=student,
+            teacher_flops=teacher,
+            energy_joules=energy,
+            peak_memory_bytes=int(max(columns[5])),
+            world_size=len(ranks),
+        )
+
+    def times(self, world_size: int) -> Part:
+        """Returns this part for all ranks, each taken to be like this one."""
+        return self.sum_of([self.summable()] * world_size)
+
+
+def new_ledger() -> dict[str, Any]:
+    """Returns the ledger of a run that has not begun."""
+    return {
+        "version": VERSION,
+        "run": uuid.uuid4().hex,
+        "step": 0,
+        "steps": 0,
+        "redone_steps": 0,
+        "samples": 0,
+        "tokens": 0,
+        "seconds": 0.0,
+        "device_seconds": 0.0,
+        "phases": {name: {"seconds": 0.0, "count": 0, "flops": None} for name in PHASES},
+        "flops": {"student": 0.0, "teacher": 0.0},
+        "step_seconds": {"plain": None, "distilled": None},
+        "peak_memory_bytes": 0,
+        "energy_joules": 0.0,
+        "price_per_device_hour": None,
+        "money": None,
+        "world_size": 1,
+        "hardware": None,
+        "mixed_hardware": False,
+        "versions": {},
+        "git": None,
+        "teachers": [],
+    }
+
+
+def add_part(ledger: Mapping[str, Any], part: Part, price: float | None) -> dict[str, Any]:
+    """Returns a ledger with the part of all ranks of the running process added."""
+    seconds = sum(part.seconds.values())
+    device_seconds = ledger["device_seconds"] + seconds * part.world_size
+    price = ledger["price_per_device_hour"] if price is None else price
+    flops = {
+        "student": _add(ledger["flops"]["student"], part.student_flops),
+        "teacher": _add(ledger["flops"]["teacher"], part.teacher_flops),
+    }
+    phases = {}
+    for name in PHASES:
+        before = ledger["phases"][name]
+        phases[name] = {
+            "seconds": before["seconds"] + part.seconds[name],
+            "count": before["count"] + part.counts[name],
+            "flops": flops[_FLOPS[name]] if name in _FLOPS else None,
+        }
+    samples, tokens = (_add(ledger["samples"], part.samples), _add(ledger["tokens"], part.tokens))
+    return {
+        **ledger,
+        "steps": ledger["steps"] + part.steps,
+        "samples": round(samples or 0),
+        "tokens": None if tokens is None else round(tokens),
+        "seconds": ledger["seconds"] + seconds,
+        "device_seconds": device_seconds,
+        "phases": phases,
+        "flops": flops,
+        "peak_memory_bytes": max(ledger["peak_memory_bytes"], part.peak_memory_bytes),
+        "energy_joules": _add(ledger["energy_joules"], part.energy_joules),
+        "price_per_device_hour": price,
+        "money": None if price is None else price * device_seconds / 3600,
+    }
+
+
+def continued(ledger: Mapping[str, Any], step: int, hardware: Any) -> dict[str, Any]:
+    """Returns the ledger of a run that goes on at `step`; later steps in it are done once more."""
+    return {
+        **ledger,
+        "step": step,
+        "redone_steps": ledger["redone_steps"] + max(0, ledger["step"] - step),
+        "mixed_hardware": ledger["mixed_hardware"] or ledger["hardware"] != hardware,
+    }
+
+
+def check_ledger(ledger: Any, whose: str) -> dict[str, Any]:
+    """Returns a ledger that was read from somewhere.
+
+    Raises:
+        InputError: It is none, or of another version.
+    """
+    if not isinstance(ledger, dict) or ledger.get("version") != VERSION:
+        raise InputError(
+            f"{whose} is no cost ledger of this version",
+            key="cost",
+            found=ledger.get("version") if isinstance(ledger, dict) else type(ledger).__name__,
+            accepted=f"version {VERSION}",
+        )
+    return ledger
+
+
+def read_ledger(path: Path) -> dict[str, Any] | None:
+    """Returns the ledger in a file, None where there is no file.
+
+    Raises:
+        InputError: The file is damaged, or of another version.
+    """
+    if not path.is_file():
+        return None
+    try:
+        ledger = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error})", key="cost.path") from error
+    return check_ledger(ledger, str(path))
+
+
+def write_ledger(path: Path, ledger: Mapping[str, Any]) -> None:
+    """Writes a ledger so that `path` holds either the former one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(ledger, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def _sum(column: Sequence[float]) -> float | None:
+    return None if any(math.isnan(number) for number in column) else sum(column)
+
+
+def _add(before: float | None, now: float | None) -> float | None:
+    return None if before is None or now is None else before + now
