@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,9 +15,13 @@ from rrr_lightning.__main__ import main as rrr
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.errors import InputError
 from rrr_lightning.export import export_checkpoint, main
+from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.fine_tune import fine_tune
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.teachers import load_teacher
+from tests.data.glue_files import write_parquet
+from tests.glue.tiny import told
 from tests.models.texts import TOKENS, TextData, batch, language_model
 from tests.models.tiny import Data, Smooth, classifier, make_trainer, pixels
 
@@ -103,6 +108,23 @@ def test_an_exported_text_student_is_a_teacher_and_a_start(
     assert again.vocabulary is not None
     assert again.vocabulary.special_token_ids == model.vocabulary.special_token_ids  # type: ignore[union-attr]
     torch.testing.assert_close(again.eval().rows(given()), model.rows(given()), **EXACT)
+
+
+def test_an_exported_text_student_is_judged_on_glue_as_its_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(2)
+    trainer.fit(language_model(), WithTokenizer(tmp_path))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    exported = export_checkpoint(tmp_path / "last.ckpt", tmp_path / "bert")
+    data = str(write_parquet(tmp_path / "glue", "rte", train=16, other=8))
+    predicted = []
+    for judged in (tmp_path / "last.ckpt", exported):
+        folder = tmp_path / f"{judged.name} on rte"
+        folder.mkdir()
+        fine_tune(told(str(judged), data, max_steps=2, max_length=20), folder)
+        with np.load(folder / PREDICTIONS) as arrays:
+            predicted.append({name: arrays[name] for name in arrays.files})
+    assert predicted[0].keys() == predicted[1].keys()
+    assert all(np.array_equal(predicted[0][name], predicted[1][name]) for name in predicted[0])
 
 
 def test_an_image_student_says_how_it_is_rebuilt(
