@@ -15,7 +15,7 @@ from typing import cast
 
 import numpy as np
 
-from rrr_lightning.study.frontier import LEAST_DURATIONS, Array, Frontier
+from rrr_lightning.study.frontier import Array, Frontier
 from rrr_lightning.study.interval import Apart, Cell, Spread, at_duration, at_target, quantile
 
 REPLICATES = 2000
@@ -55,18 +55,18 @@ def fit(log_costs: Array, log_errors: Array) -> PowerLaw | None:
 
     The floor is searched on a grid below the least error; the rest is a straight line.
     """
-    least = float(np.exp(log_errors.min()))
-    best, found = np.inf, None
-    for part in _FLOORS:
-        rest = np.log(np.exp(log_errors) - part * least * (1 - 1e-6))
-        power, log_scale = np.polyfit(log_costs, rest, 1)
-        law = PowerLaw(float(part * least * (1 - 1e-6)), float(log_scale), float(-power))
-        if law.power <= 0:
-            continue
-        squares = float(np.sum((law.log_error(log_costs) - log_errors) ** 2))
-        if squares < best:
-            best, found = squares, law
-    return found
+    if len(log_costs) < 2:
+        return None
+    floors = _FLOORS * float(np.exp(log_errors.min())) * (1 - 1e-6)
+    rest = np.log(np.exp(log_errors)[:, None] - floors)
+    slopes, offsets = np.polyfit(log_costs, rest, 1)
+    laws = [
+        PowerLaw(float(floor), float(offset), float(-slope))
+        for floor, slope, offset in zip(floors, slopes, offsets, strict=True)
+        if slope < 0
+    ]
+    squares = [float(np.sum((law.log_error(log_costs) - log_errors) ** 2)) for law in laws]
+    return laws[int(np.argmin(squares))] if laws else None
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Simulation:
         Args:
             cells: The arm's runs.
             log_target: The log error at which costs are compared.
-            truth: The arm's true curve; None fits one: its own where it has 4 durations, and the
+            truth: The arm's true curve; None fits one: its own where it has 3 durations, and the
                 baseline's at the mean distance of the arm where it has fewer.
         """
         truth = self._fit(cells) if truth is None else truth
@@ -139,12 +139,12 @@ class Simulation:
 
     def _fit(self, cells: Sequence[Cell]) -> PowerLaw:
         costs, errors = means(cells)
-        own = fit(costs, errors) if len(cells) >= LEAST_DURATIONS else None
-        if own is not None:
-            return own
         places = np.array([self._truth.log_cost(float(error)) for error in errors])
-        known = np.isfinite(places)
-        return self._truth.moved(float(np.mean((places - costs)[known])) if known.any() else 0.0)
+        reached = bool(np.isfinite(places).all())
+        # Two durations tell of no curvature: that of the baseline is the best guess.
+        own = None if reached and len(cells) < 3 else fit(costs, errors)
+        distance = float(np.mean(places - costs)) if reached else 0.0
+        return self._truth.moved(distance) if own is None else own
 
     def _draw(self, cells: Sequence[Cell], truth: PowerLaw) -> Frontier:
         """Noisy means around a curve; noise of costs acts through its slope."""

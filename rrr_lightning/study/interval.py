@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from rrr_lightning.study.frontier import Array, Crossing, Frontier, first_crossing, last_crossing
 
 ANGLES = 9
+ROUNDING = 1e-20  # a variance below is that of rounding
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def pool(baseline: Sequence[Cell], arms: Sequence[Sequence[Cell]]) -> Spread:
         return Spread(0.0, 0.0, 0)
     quality = sum(float(np.sum((cell.log_errors - cell.error) ** 2)) for cell in cells) / freedom
     cost = sum(float(np.sum((cell.log_costs - cell.cost) ** 2)) for cell in cells) / freedom
+    quality, cost = (0.0 if each < ROUNDING else each for each in (quality, cost))
     samples = [cell.log_errors for cell in cells if len(cell.seeds) > 1]
     varied = len(samples) > 1 and all(np.ptp(sample) > 0 for sample in samples)
     unequal = float(bartlett(*samples).pvalue) if varied else None

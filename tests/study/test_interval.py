@@ -173,6 +173,7 @@ def test_one_seed_pools_nothing() -> None:
     spread = pool([cell(1, (1,), (0.0,)), cell(2, (1,), (0.0,))], [])
     assert spread == Spread(0.0, 0.0, 0)
     assert pool([cell(1, (1, 2), (0.0, 0.0))], []).unequal is None
+    assert pool([cell(1, (1, 2), (0.1, 0.1 + 1e-15))], []).quality == 0
 
 
 def test_frontier_of_means() -> None:
