@@ -70,8 +70,9 @@ def make_jobs(
     left = {run.name for run in runs}
     groups: dict[tuple[str, ...], list[list[Run]]] = {}
     for run in runs:
-        # Runs that wait for the same teachers go together.
-        batches = groups.setdefault(tuple(name for name in run.teachers if name in left), [[]])
+        # Runs that wait for the same teachers go together, and what others wait for goes alone.
+        waits = tuple(name for name in run.teachers if name in left)
+        batches = groups.setdefault((run.role, *waits), [[]])
         batch = batches[-1]
         if batch and sum(seconds[each.name] for each in batch) + seconds[run.name] > limit:
             batches.append(batch := [])

@@ -32,6 +32,7 @@ from rrr_lightning.study.records import (
     final_value,
     read_curve,
     read_record,
+    thin,
 )
 from rrr_lightning.study.settings import Quality
 
@@ -57,6 +58,8 @@ def describe(run: Run, home: Path, quality: Quality) -> dict[str, Any]:
         "seed": run.seed,
         "fingerprint": run.fingerprint,
         "config": run.config,
+        "settings": run.settings,
+        "pool": list(run.pool),
         "teachers": list(run.teachers),
         "folder": str(run.folder),
         "home": str(home),
@@ -69,8 +72,14 @@ def describe(run: Run, home: Path, quality: Quality) -> dict[str, Any]:
 def _command(run: Run, quality: Quality) -> list[str] | None:
     if quality.command is None:
         return None
-    places = {"checkpoint": run.checkpoint, "folder": run.folder, "data": quality.data}
-    words = [word.format(**places) for word in quality.command]
+    places = {
+        "{checkpoint}": str(run.checkpoint),
+        "{folder}": str(run.folder),
+        "{data}": str(quality.data),
+    }
+    words = list(quality.command)
+    for place, value in places.items():
+        words = [word.replace(place, value) for word in words]
     return [sys.executable, "-m", "rrr_lightning", *words[1:]] if words[0] == "rrr" else words
 
 
@@ -106,12 +115,13 @@ def fit_one(told: Mapping[str, Any]) -> int:
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"{told['run']} could not be judged: exit code {error.returncode}\n")
         return 1
-    ledger = read_json(folder / LEDGER)
-    names = ("run", "role", "arm", "steps", "seed", "fingerprint", "config", "teachers")
+    ledger = _with_names(read_json(folder / LEDGER), told)
+    names = ("run", "role", "arm", "steps", "seed", "fingerprint", "teachers")
     Record(
         **{name: told[name] for name in names},
+        config=told["settings"],
         quality=quality,
-        curve=curve,
+        curve=thin(curve),
         ledger=ledger,
         hardware=ledger["hardware"],
         trained_again=0 if before is None else before.trained_again + 1,
@@ -171,6 +181,14 @@ def _judge(
     else:
         value = next((row[metric] for row in reversed(curve) if metric in row), None)
     return {"metric": metric, "value": value, "step": steps}
+
+
+def _with_names(ledger: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Names the study's own teachers, whose ledgers are in their records, after their runs."""
+    for teacher, name in zip(ledger["teachers"], told["pool"], strict=True):
+        if name in told["teachers"]:
+            teacher.update(name=name, ledger=None)
+    return ledger
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -8,11 +8,11 @@ teacher of the study in `distillation.teachers`: `longer` stands for one run per
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError
 from rrr_lightning.study.overlays import (
     PLACES,
     Config,
@@ -43,6 +43,7 @@ class Run:
         seed: Its seed.
         folder: Its run folder.
         config: Its configuration.
+        pool: Its teachers in their order: names of runs of the study, and specs of others.
         teachers: Names of the teacher runs it needs.
         fingerprint: Digest of all that its result depends on, its teachers included.
     """
@@ -54,6 +55,7 @@ class Run:
     seed: int
     folder: Path
     config: Config
+    pool: tuple[str, ...]
     teachers: tuple[str, ...]
     fingerprint: str
 
@@ -61,6 +63,14 @@ class Run:
     def arm(self) -> str | None:
         """The arm of a student."""
         return self.kind if self.role == "student" else None
+
+    @property
+    def settings(self) -> Config:
+        """The configuration without what is a matter of the machine; teachers by their names."""
+        settings = without(self.config, PLACES)
+        if self.teachers:
+            settings["distillation"]["teachers"] = list(self.pool)
+        return settings
 
     @property
     def checkpoint(self) -> Path:
@@ -148,11 +158,12 @@ class _Planner:
             config = lay_over(config, {"data": {"init_args": {"source": self.data}}})
         quality = self.study.quality
         judged = (quality.metric, quality.command, quality.key) if role == "student" else None
-        spoken = without(config, [*PLACES, *([TEACHERS] if runs else [])])
-        own = [spec for spec in specs if spec not in [str(run.checkpoint) for run in runs]]
-        fingerprint = digest([spoken, judged, own, [run.fingerprint for run in runs]])
-        names = tuple(dict.fromkeys(run.name for run in runs))
-        return Run(name, kind, role, steps, seed, folder, config, names, fingerprint)
+        names = {str(run.checkpoint): run.name for run in runs}
+        pool = tuple(names.get(str(spec), str(spec)) for spec in specs)
+        teachers = tuple(dict.fromkeys(names.values()))
+        run = Run(name, kind, role, steps, seed, folder, config, pool, teachers, "")
+        lessons = [each.fingerprint for each in runs]
+        return replace(run, fingerprint=digest([run.settings, judged, lessons]))
 
     def _teachers(self, config: Config, position: int, key: str) -> tuple[list[Any], list[Run]]:
         """Returns the specs of a run's teachers, and the runs of the study among them."""
@@ -207,12 +218,11 @@ def _chosen(
         return (teacher.seeds[position % len(teacher.seeds)],)
     if which.isdecimal() and int(which) in teacher.seeds:
         return (int(which),)
-    known = [EACH, *map(str, teacher.seeds)]
     raise InputError(
-        f"no such run of the teacher{did_you_mean(which, known)}",
+        "no such run of the teacher",
         key=key,
         found=spec,
-        accepted=", ".join(known) + ", or nothing after the name",
+        accepted=f"{', '.join([EACH, *map(str, teacher.seeds)])}, or nothing after the name",
     )
 
 

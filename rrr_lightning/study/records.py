@@ -24,6 +24,7 @@ METRICS = "metrics.csv"
 VALIDATED = "validated.json"  # of a validation after the training, see `LastValidation`
 NOTES = "notes.json"  # of a pilot run, see `PilotNotes`
 VERSION = 1
+CURVE_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Record:
         steps: Its optimizer steps.
         seed: Its seed.
         fingerprint: Digest of all that it depends on.
-        config: Its configuration.
+        config: Its configuration, but for what is a matter of the machine.
         quality: `metric`, `value` and `step` of what the study compares.
         curve: Rows of metrics, each with the number of steps done.
         ledger: Its costs.
@@ -124,6 +125,23 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     ]
 
 
+def thin(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Returns a curve as records keep it: validations, and evenly chosen rows of the others.
+
+    The costs logged by step are left out, as the ledger has them.
+    """
+    every = max(1, len(curve) // CURVE_ROWS)
+    return [
+        {key: _rounded(key, value) for key, value in row.items() if not key.startswith("cost/")}
+        for position, row in enumerate(curve)
+        if position % every == 0 or any(key.startswith("val/") for key in row)
+    ]
+
+
+def _rounded(key: str, value: float) -> float:
+    return int(value) if key == "step" else float(f"{value:.6g}")
+
+
 def final_value(curve: Sequence[Mapping[str, float]], metric: str, steps: int) -> float:
     """Returns a metric at the end of a run.
 
@@ -158,35 +176,39 @@ def make_points(records: Mapping[str, Record]) -> list[Point]:
 
 def _point(record: Record, records: Mapping[str, Record]) -> Point:
     assert record.arm is not None
-    ledgers = [records[name].ledger for name in _ancestors(record, records)]
-    # Teachers from elsewhere bring their ledgers along, if they have any.
-    ours = len(record.teachers)
-    foreign = [teacher["ledger"] for teacher in record.ledger["teachers"]]
-    if len(foreign) > ours:
-        ledgers += foreign[ours:]
-    known = ledgers if all(ledgers) and len(foreign) >= ours else []
+    ledgers = list(_ledgers_of_teachers(record, records).values())
+    known = [ledger for ledger in ledgers if ledger is not None]
     return Point(
         arm=record.arm,
         steps=record.steps,
         seed=record.seed,
         quality=record.quality["value"],
         costs=run_costs(record.ledger),
-        teacher_costs=_sum([run_costs(ledger) for ledger in known]),
+        teacher_costs=_sum([run_costs(each) for each in known])
+        if len(known) == len(ledgers)
+        else {},
         phases=phase_seconds(record.ledger),
         curve=record.curve,
         hardware=machine(record.hardware),
-        has_teachers=bool(foreign),
+        has_teachers=bool(ledgers),
     )
 
 
-def _ancestors(record: Record, records: Mapping[str, Record]) -> list[str]:
-    """The runs that taught a run, and those that taught them."""
-    found: dict[str, None] = {}
-    for name in record.teachers:
-        found[name] = None
-        if name in records:
-            found |= dict.fromkeys(_ancestors(records[name], records))
-    return [name for name in found if name in records]
+def _ledgers_of_teachers(
+    record: Record, records: Mapping[str, Record]
+) -> dict[str, dict[str, Any] | None]:
+    """Returns the ledgers of those who taught a run, and who taught them; None where unknown."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for teacher in record.ledger["teachers"]:
+        name = teacher["name"]
+        if name not in record.teachers:
+            found[name] = teacher["ledger"]
+        elif name in records:
+            found[name] = records[name].ledger
+            found |= _ledgers_of_teachers(records[name], records)
+        else:
+            found[name] = None
+    return found
 
 
 def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:

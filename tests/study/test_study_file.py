@@ -1,0 +1,104 @@
+"""Study files: what is read, and the line that each mistake gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.study.study_file import find_shipped, make_study, read_study
+from tests.study.studies import content, write
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(InputError) as error:
+        make_study({key: value for key, value in content(**changes).items() if value is not None})
+    return str(error.value)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml", contrasts=[["distilled", "baseline"]]))
+    assert (study.baseline, study.headline_arm) == ("baseline", "distilled")
+    assert study.teachers["longer"].seeds == (901, 902)
+    assert study.base == ("quickstart/baseline.yaml",)
+    assert study.arms["distilled"].overlay["distillation"]["schedule"] == {"until": 0.5}
+    assert study.contrasts == (("distilled", "baseline"),)
+    assert not study.demonstration
+
+
+def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_shipped("quickstart/baseline.yaml", "base").is_file()
+    with pytest.raises(InputError, match=r"did you mean 'study/cifar10.yaml'"):
+        read_study("study/cifar1.yaml")
+    (tmp_path / "bad.yaml").write_text("arms: [")
+    with pytest.raises(InputError, match=r"FILE: bad.yaml is not YAML"):
+        read_study("bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"seed": [1]}, "seed: no such key; did you mean 'seeds'?; found [1]"),
+        (
+            {"arms": {"baseline": {}, "a": {"overlays": {}}}},
+            "arms.a.overlays: no such key; did you mean 'overlay'?",
+        ),
+        ({"quality": {"metric": "x"}}, "quality.direction: is missing"),
+        ({"durations": None}, "durations: is missing"),
+        ({"durations": [4, 8, "x"]}, "durations: is no number; found 'x'"),
+        ({"durations": [4, 8, 8, 16]}, "durations: names a number twice"),
+        ({"seeds": []}, "seeds: is no list of numbers"),
+        ({"arms": {"a-b": {}, "b": {}}}, "arms: is no name; found 'a-b'"),
+        ({"arms": {"baseline": {}}, "teachers": None}, "arms: nothing to compare the baseline"),
+        ({"arms": {"longer": {}, "b": {}}}, "teachers: is the name of an arm as well"),
+        ({"purpose": "demonstrate"}, "purpose: unknown; did you mean 'demonstration'?"),
+        (
+            {"headline": {"clock": "cpu", "charge": "free"}},
+            "headline.clock: unknown; found 'cpu'; accepted: wall, wall_without_data, flops",
+        ),
+        (
+            {"headline": {"clock": "wall", "charge": "free", "arm": "distill"}},
+            "headline.arm: unknown; did you mean 'distilled'?",
+        ),
+        ({"settings_tried": {"x": 3}}, "settings_tried: unknown"),
+        ({"contrasts": [["baseline", "distil"]]}, "contrasts: unknown; did you mean 'distilled'?"),
+        (
+            {"quality": {"metric": "glue", "direction": "max", "command": ["rrr"]}},
+            "quality: a command that judges needs a file and a key as well; found 'command'",
+        ),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], line: str) -> None:
+    assert line in refused(**changes)
+
+
+@pytest.mark.parametrize(("durations", "missing"), [([8], "3 more durations"), ([4, 8, 16], "1")])
+def test_too_few_durations_say_what_is_missing(durations: list[int], missing: str) -> None:
+    line = refused(durations=durations)
+    assert line.startswith(f"durations: the baseline's frontier needs {missing}")
+    assert f"found {durations}" in line
+    assert "4 or more" in line
+
+
+def test_the_baseline_needs_the_durations_whatever_the_arms_have() -> None:
+    arms = {"baseline": {"durations": [4, 8]}, "b": {}}
+    assert "2 more durations" in refused(arms=arms)
+    study = make_study(content(arms={"baseline": {}, "b": {"durations": [4]}}))
+    assert study.durations_of("b") == (4,)
+
+
+def test_tuning_needs_one_duration_only() -> None:
+    study = make_study(content(durations=[8], purpose="tuning"))
+    assert study.durations_of("distilled") == (8,)
+
+
+def test_the_data_of_a_command_are_a_matter_of_the_machine(tmp_path: Path) -> None:
+    command = {"command": ["rrr", "glue"], "file": "glue.json", "key": "average"}
+    quality = {"metric": "glue", "direction": "max", **command}
+    name = write(tmp_path / "s.yaml", quality=quality)
+    assert read_study(name, "/data/glue").quality.data == "/data/glue"
+    with pytest.raises(InputError, match="--quality-data: the quality of this study comes from"):
+        read_study(write(tmp_path / "t.yaml"), "/data/glue")
