@@ -120,7 +120,7 @@ def collect(checkpoint: str, protocol: str, runs: Iterable[Run]) -> Results:
         result.settings = {
             name: value
             for name, value in run.settings.items()
-            if name not in ("task", "seed", "data", "save_network", "predict_test")
+            if name not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test")
         }
     order = sorted(found.values(), key=lambda result: _place(result.task))
     return Results(

@@ -70,7 +70,7 @@ def keep(out: Path, results: Path, text: str) -> None:
         (results / folder.name).mkdir(parents=True, exist_ok=True)
         for name in LOGS:
             shutil.copy(folder / name, results / folder.name / name)
-    (results / "machine.json").write_text(json.dumps(_machine(), indent=2) + "\n")
+    (results / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
     (results / "table.md").write_text(text)
     print(text)
 
@@ -85,7 +85,7 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int]:
     """Returns what the seconds depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = [line for line in lines if "model name" in line]

@@ -1,0 +1,183 @@
+r"""End scores of fine-tuning against those of the Trainer of transformers, pooled over runs.
+
+    python scripts/results/glue_reference.py \
+        --checkpoint runs/bert-text/teacher/checkpoints/last.ckpt --out runs/glue-reference \
+        --results docs/results/glue
+
+Both start from one exported folder, with the same settings and dropout, and each with its own order
+of the data and its own head: the scores must agree up to chance. Needs `accelerate`. Finished runs
+are kept. The tasks are found in `$RRR_DATA/glue`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from _runs import data_folder, machine
+from scipy import stats
+
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.export import export_checkpoint
+from rrr_lightning.glue.fine_tune import fine_tune
+from rrr_lightning.glue.protocol import find_protocol
+from rrr_lightning.glue.scores import COUNTED, REPORTED
+from rrr_lightning.jobs.process import RESULT, read_json, write_json
+
+COMPARED, SEEDS, LENGTH = ("mrpc", "stsb"), (1, 2, 3), 32
+SETTINGS = {"every_task": {"max_length": LENGTH, "learning_rate": 1e-3}}
+DROPOUT = 0.1
+
+
+def export(checkpoint: Path, folder: Path) -> Path:
+    """Returns a folder of the checkpoint in which dropout is on."""
+    if not folder.exists():
+        export_checkpoint(checkpoint, folder)
+        file = folder / "config.json"
+        rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), DROPOUT)
+        file.write_text(json.dumps({**json.loads(file.read_text()), **rates}))
+    return folder
+
+
+def ours(told: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Returns the metrics of a job of `rrr glue`."""
+    metrics: dict[str, float] = fine_tune(told, folder)["metrics"]
+    return metrics
+
+
+def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Returns the metrics after a training by the Trainer of transformers."""
+    transformers.set_seed(told["seed"])
+    task = TASKS[told["task"]]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(told["checkpoint"])
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(
+        told["checkpoint"], num_labels=len(task.labels) or 1
+    )
+    splits = {split: _encoded(told, tokenizer, split) for split in ("train", "validation")}
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=told["epochs"],
+        per_device_train_batch_size=told["batch_size"],
+        per_device_eval_batch_size=64,
+        learning_rate=told["learning_rate"],
+        weight_decay=told["weight_decay"],
+        adam_beta1=0.9,
+        adam_beta2=0.98,
+        adam_epsilon=1e-6,
+        lr_scheduler_type="linear",
+        warmup_steps=round(
+            told["warmup_fraction"] * told["epochs"] * len(splits["train"]) / told["batch_size"]
+        ),
+        max_grad_norm=0,
+        seed=told["seed"],
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        network,
+        arguments,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        train_dataset=splits["train"],  # type: ignore[arg-type]
+    )
+    trainer.train()
+    found = trainer.predict(splits["validation"])  # type: ignore[arg-type]
+    logits, labels = found.predictions, found.label_ids
+    predictions = logits[:, 0] if task.is_regression else logits.argmax(1)
+    return {metric.name: metric(predictions, labels) for metric in REPORTED[task.name]}
+
+
+def _encoded(told: dict[str, Any], tokenizer: Any, split: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    task = TASKS[told["task"]]
+    table = pyarrow.parquet.read_table(Path(told["data"], task.name, f"{split}.parquet"))
+    texts = [table[name].to_pylist() for name in task.columns]
+    tokens = tokenizer(*texts, truncation=True, max_length=told["max_length"])
+    rows = [dict(zip(tokens, row, strict=True)) for row in zip(*tokens.values(), strict=True)]
+    labels = table["label"].to_pylist()
+    return [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
+
+
+def settings_of(task: str, seed: int, checkpoint: Path) -> dict[str, Any]:
+    """Returns what a job of `rrr glue` is told."""
+    cell = find_protocol("quick", SETTINGS).tasks[task]
+    names = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup_fraction")
+    told = {name: getattr(cell, name) for name in (*names, "max_length", "precision", "max_steps")}
+    about = {"task": task, "seed": seed, "checkpoint": str(checkpoint), "start": "checkpoint"}
+    more = {"data": str(data_folder() / "glue"), "save_network": False, "predict_test": False}
+    return {**told, **about, **more}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Returns the scores, mean ± standard deviation, and the pooled difference."""
+    lines = ["| task | rrr glue | Trainer | difference |", "| --- | --- | --- | --- |"]
+    differences: list[list[float]] = []
+    for task in COMPARED:
+        by_way = {
+            way: [100 * run["score"] for run in runs if (run["task"], run["way"]) == (task, way)]
+            for way in ("ours", "theirs")
+        }
+        means = [statistics.mean(scores) for scores in by_way.values()]
+        cells = [f"{statistics.mean(s):.2f} ± {statistics.stdev(s):.2f}" for s in by_way.values()]
+        lines.append(f"| {task} | {' | '.join(cells)} | {means[0] - means[1]:+.2f} |")
+        differences.append([means[0] - means[1], *map(statistics.variance, by_way.values())])
+    # Runs are not paired: order and head differ. Variances of all groups are pooled by task.
+    n, tasks = len(SEEDS), len(COMPARED)
+    mean = statistics.mean(each[0] for each in differences)
+    error = math.sqrt(sum(sum(each[1:]) / n for each in differences)) / tasks
+    freedom = 2 * tasks * (n - 1)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    low, high = mean - half, mean + half
+    lines.append(f"| pooled | | | {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Runs what is missing, then writes the runs and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="of scripts/results/bert_text.py"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--results", type=Path, required=True, help="folder of runs and table")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # advice on workers and on names that torch has replaced
+    body = export(arguments.checkpoint, arguments.out / "body").resolve()
+    runs = []
+    for task, seed, (way, run) in (
+        (task, seed, each)
+        for task in COMPARED
+        for seed in SEEDS
+        for each in (("ours", ours), ("theirs", theirs))
+    ):
+        folder = arguments.out / f"{way}-{task}-{seed}"
+        end = folder / f"end-{RESULT}"
+        if not end.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            metrics = run(settings_of(task, seed, body), folder)
+            score = statistics.mean(metrics[name] for name in COUNTED[task])
+            about = {"task": task, "seed": seed, "way": way}
+            write_json(end, {**about, "score": score, "metrics": metrics})
+        runs.append(read_json(end))
+        print(runs[-1], flush=True)
+    text = table(runs)
+    results = arguments.results / "against-trainer"
+    results.mkdir(parents=True, exist_ok=True)
+    versions = {"transformers": transformers.__version__, "threads": torch.get_num_threads()}
+    write_json(results / "runs.json", {"machine": {**machine(), **versions}, "runs": runs})
+    (results / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
