@@ -26,7 +26,7 @@ class Analysis:
 
     Attributes:
         design: The study.
-        points: Its finished runs.
+        points: Its finished runs, by arm, duration and seed.
         clocks: The clocks by which they can be compared, that of the headline first.
         charges: The charges, that of the headline first.
         comparisons: By arm, clock and charge.
@@ -73,6 +73,8 @@ def analyse(points: Sequence[Point], design: StudyDesign) -> Analysis:
     check_points(points, design)
     clocks = usable_clocks(points, (design.clock, *(c for c in CLOCKS if c != design.clock)))
     charges = (design.charge, *(c for c in CHARGES if c != design.charge))
+    order = list(design.durations)
+    points = sorted(points, key=lambda point: (order.index(point.arm), point.steps, point.seed))
     analysis = Analysis(design, points, clocks, charges)
     target = None
     if design.target is not None:

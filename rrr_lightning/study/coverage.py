@@ -91,7 +91,7 @@ class Simulation:
         truth: The baseline's true curve.
         spread: The variances of one run.
         level: Nominal coverage.
-        replicates: The number of simulated studies.
+        replicates: The number of simulated studies; None means 2000.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class Simulation:
         truth: PowerLaw,
         spread: Spread,
         level: float,
-        replicates: int = REPLICATES,
+        replicates: int | None = None,
     ) -> None:
         self._random = np.random.default_rng(0)
         self._truth = truth
         self._spread = spread
-        self._size = replicates
+        self._size = REPLICATES if replicates is None else replicates
         self._limit = quantile(level, spread.freedom)
         self._frontier = self._draw(cells, truth)
-        squares = self._random.chisquare(spread.freedom, (2, replicates)) / spread.freedom
+        squares = self._random.chisquare(spread.freedom, (2, self._size)) / spread.freedom
         self._variances = (spread.quality * squares[0], spread.cost * squares[1])
 
     def of(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rrr_lightning.study import coverage
 from rrr_lightning.study.analysis import Analysis, analyse
 from tests.study.made import DESIGN, runs, study
 
@@ -22,3 +23,9 @@ def whole_study() -> Analysis:
     )
     averaged = runs("averaged", arms["averaged"], speed_up=1.2, step_cost=2.0, teacher=60.0)
     return analyse([*study(), *averaged], design)
+
+
+@pytest.fixture
+def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulates coverage in a hurry, for tests that do not look at it."""
+    monkeypatch.setattr(coverage, "REPLICATES", 60)
