@@ -75,7 +75,9 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
         else:
             _write_student(module, content[CHECKPOINT_KEY], part)  # type: ignore[arg-type]
         (part / "README.md").write_text(model_card(target.name, content))
+        mode = (part / "README.md").stat().st_mode  # safetensors writes files for the owner alone
         for file in part.iterdir():
+            file.chmod(mode)
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
         os.replace(part, target)

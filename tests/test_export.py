@@ -74,6 +74,7 @@ def test_a_text_student_becomes_a_hugging_face_folder(
         file.name for file in folder.iterdir()
     }
     network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     masked = given()["labels"] != -100
     logits = network(given()["input_ids"], given()["attention_mask"]).logits
     assert logits.shape[2] == 30  # the padding is gone

@@ -91,14 +91,16 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         self.source = source
         self.tokenizer_name = tokenizer
         self.config = config
-        self.splits = (train_split, val_split)
+        self.train_split = train_split
+        self.val_split = val_split
         self.column = column
         self.mode = mode
         self.sequence_length = sequence_length
         self.mask_probability = mask_probability
         self.exact_masking = exact_masking
         self.streaming = streaming
-        self.limits = (max_documents, max_val_documents)
+        self.max_documents = max_documents
+        self.max_val_documents = max_val_documents
         self.tuning_fraction = tuning_fraction
         self.cache = cache_root(cache_dir)
         check_probability(mask_probability)
@@ -116,7 +118,8 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
     @cached_property
     def documents(self) -> tuple[Documents, Documents]:
         """The documents to train on and to validate on."""
-        return choose_documents(*self._opened, self.tuning_fraction, *self.limits)
+        most = (self.max_documents, self.max_val_documents)
+        return choose_documents(*self._opened, self.tuning_fraction, *most)
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and tokenizes the documents, unless the cache has the result."""
@@ -142,7 +145,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
 
     @cached_property
     def _opened(self) -> tuple[Documents, Documents | None]:
-        places = (self.source, self.config, *self.splits)
+        places = (self.source, self.config, self.train_split, self.val_split)
         return open_documents(*places, self.column, self.streaming)
 
     def _encoder(self) -> Encoder:

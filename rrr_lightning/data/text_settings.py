@@ -18,7 +18,8 @@ class TextSettings(Protocol):
     sequence_length: int
     exact_masking: bool
     streaming: bool
-    limits: tuple[int | None, int | None]
+    max_documents: int | None
+    max_val_documents: int | None
     tuning_fraction: float
 
     @property
@@ -49,7 +50,8 @@ def check_settings(data: TextSettings) -> None:
             found=data.tuning_fraction,
             accepted="a number in [0, 1)",
         )
-    for name, limit in zip(("max_documents", "max_val_documents"), data.limits, strict=True):
+    limits = {"max_documents": data.max_documents, "max_val_documents": data.max_val_documents}
+    for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise InputError(
                 "must be positive",
@@ -72,7 +74,7 @@ def _check_stream(data: TextSettings) -> None:
     for name, value, accepted in (
         ("source", EMBEDDED if data.source == EMBEDDED else None, "files or a hub id"),
         ("mode", "pack" if data.mode == "pack" else None, "truncate"),
-        ("max_documents", data.limits[0], "null"),
+        ("max_documents", data.max_documents, "null"),
         ("tuning_fraction", data.tuning_fraction or None, "0.0, and a data.val_split"),
     ):
         if value is not None:

@@ -46,11 +46,19 @@ def is_plain(value: object) -> bool:
 
 
 def describe_data(data: object) -> dict[str, Any] | None:
-    """Returns a data module's class and those of its arguments that it keeps and that are plain."""
+    """Returns a data module's class and those of its arguments that it keeps and that are plain.
+
+    What an argument names, such as a tokenizer, may have its attribute; `tokenizer_name` is taken.
+    """
     if data is None:
         return None
-    names = inspect.signature(type(data).__init__).parameters
-    plain = {name: value for name, value in vars(data).items() if name in names and is_plain(value)}
+    kept = vars(data)
+    arguments = {
+        name: kept.get(f"{name}_name", kept.get(name))
+        for name in inspect.signature(type(data).__init__).parameters
+        if name in kept or f"{name}_name" in kept
+    }
+    plain = {name: value for name, value in arguments.items() if is_plain(value)}
     return {"class": type(data).__name__, "arguments": plain}
 
 

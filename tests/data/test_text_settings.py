@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from rrr_lightning.data.text import TextDataModule
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.base import describe_data
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,19 @@ def test_settings_are_checked_before_anything_is_read(
         TextDataModule(**{"source": "not/there", "cache_dir": str(tmp_path / "cache"), **settings})
     assert str(raised.value).startswith(line)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_checkpoint_tells_all_settings_but_the_folder_of_the_cache() -> None:
+    given: dict[str, Any] = {
+        "source": "a/b",
+        "config": "en",
+        "tokenizer": "train:100",
+        "val_split": "test",
+    }
+    given |= {"max_documents": 5, "max_val_documents": 7, "column": "body", "seed": 3}
+    described = describe_data(TextDataModule(**given))
+    assert described is not None
+    assert described["class"] == "TextDataModule"
+    assert given.items() <= described["arguments"].items()
+    parameters = set(inspect.signature(TextDataModule).parameters)
+    assert parameters - set(described["arguments"]) == {"cache_dir"}
