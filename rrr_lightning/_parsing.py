@@ -123,7 +123,17 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
 
 
 def _unknown(key: str, name: str, known: Iterable[str]) -> str:
-    return f"{key}: no such key{did_you_mean(name, known)}"
+    """Names the nearest key by the first part that is wrong: a section, or a key in a section."""
+    nearest: Iterable[str] = [each for each in known if not each.endswith(".help")]
+    parts, depth = name.split("."), 1
+    while depth < len(parts) and _starts(nearest, parts[:depth]):
+        depth += 1
+    begun = {".".join(each.split(".")[:depth]) for each in nearest}
+    return f"{key}: no such key{did_you_mean('.'.join(parts[:depth]), begun)}"
+
+
+def _starts(names: Iterable[str], parts: list[str]) -> bool:
+    return any(name.split(".")[: len(parts)] == parts for name in names)
 
 
 def _destinations(parser: ArgumentParser) -> Iterator[str]:

@@ -122,6 +122,13 @@ def find_checkpoint(run_folder: str | Path, asked: str | None, training: bool) -
         InputError: There is no such file, or a fresh run would go into a used folder.
     """
     last = last_checkpoint(run_folder)
+    if training and Path(run_folder).exists() and not Path(run_folder).is_dir():
+        raise InputError(
+            "is no folder",
+            key="trainer.default_root_dir",
+            found=str(run_folder),
+            accepted="a folder, or a path where one can be made",
+        )
     if asked is None:
         if training and any(last.parent.glob("*.ckpt")):
             raise InputError(
@@ -140,8 +147,8 @@ def find_checkpoint(run_folder: str | Path, asked: str | None, training: bool) -
     raise InputError("no such checkpoint", key="ckpt_path", found=str(path))
 
 
-def check_checkpoint(path: Path, module: LightningModule) -> int:
-    """Returns the optimizer step of a checkpoint that fits a module.
+def check_checkpoint(path: Path, module: LightningModule) -> dict[str, Any]:
+    """Returns the content of a checkpoint that fits a module, its weights left out.
 
     Raises:
         InputError: The file is damaged, was not written by Lightning, or is of another network.
@@ -155,7 +162,7 @@ def check_checkpoint(path: Path, module: LightningModule) -> int:
             accepted="a file that `rrr fit` or a Lightning trainer wrote",
         )
     load_strictly(module, checkpoint["state_dict"], "ckpt_path")
-    return int(checkpoint["global_step"])
+    return {key: value for key, value in checkpoint.items() if key != "state_dict"}
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -23,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from rrr_lightning import _parsing
+from rrr_lightning.callbacks._continuity import check_teachers_are_over
 from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.checkpointing import (
@@ -147,7 +148,10 @@ class RRRCLI(LightningCLI):
         checkpoint = find_checkpoint(folder, config["ckpt_path"], self.subcommand == "fit")
         config["weights_only"] = config["weights_only"] is not False
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
-        first_step = 0 if checkpoint is None else check_checkpoint(checkpoint, self.model)
+        stored = {} if checkpoint is None else check_checkpoint(checkpoint, self.model)
+        if self.subcommand == "fit" and config["distillation"] is None:
+            check_teachers_are_over(stored, trainer["max_steps"])
+            warnings.filterwarnings("ignore", r"Be aware that when .*: \['DistillationCallback'\]")
         callbacks: list[Callback] = []
         if self._keeps_ledger(config, trainer["callbacks"]):
             config["cost"].begin(resumes=resumes)
@@ -158,12 +162,15 @@ class RRRCLI(LightningCLI):
         if trainer["enable_checkpointing"] is not False:
             callbacks.append(config["checkpoint"])
         if trainer["logger"] in (None, True):
-            trainer["logger"] = MetricsFile(folder, first_step)
+            trainer["logger"] = MetricsFile(folder, stored.get("global_step", 0))
         plugins = trainer["plugins"] or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        return self._instantiate_trainer({**trainer, "plugins": plugins, **kwargs}, callbacks)
+        try:
+            return self._instantiate_trainer({**trainer, "plugins": plugins, **kwargs}, callbacks)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"no trainer can be made: {error}", key="trainer") from error
 
     def _keeps_ledger(self, config: Any, given: list[Callback] | Callback | None) -> bool:
         """Whether to add a ledger: to training runs, unless it is off or there is one already."""

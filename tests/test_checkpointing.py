@@ -194,7 +194,9 @@ def test_a_checkpoint_that_is_not_there_is_refused(asked: str, tmp_path: Path) -
 
 def test_a_fitting_checkpoint_gives_its_step(tmp_path: Path) -> None:
     train(tmp_path, RunCheckpoint(), max_steps=3)
-    assert check_checkpoint(last_checkpoint(tmp_path), Line()) == 3
+    content = check_checkpoint(last_checkpoint(tmp_path), Line())
+    assert content["global_step"] == 3
+    assert "state_dict" not in content
 
 
 def test_weights_alone_and_other_networks_are_refused(tmp_path: Path) -> None:

@@ -146,6 +146,40 @@ def test_a_changed_learning_rate_is_refused_by_name(
     assert Path("run/config.yaml").read_text() == config
 
 
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ("--data.global_batch_size=20", "data.global_batch_size: differs .*; found 20; accepted: "),
+        ("--data.seed=99", "data.seed: differs .*; found 99; accepted: 17 "),
+        ("--model.mixup_alpha=0.2", "model.mixup_alpha: differs .*; found 0.2; accepted: 0.0 "),
+    ],
+)
+def test_changed_samples_or_losses_are_refused_by_name(
+    changed: str, line: str, rrr: Command, refused: Callable[..., str]
+) -> None:
+    rrr(*FIT, "--trainer.default_root_dir=run")
+    again = refused(*FIT, "--trainer.default_root_dir=run", "--ckpt_path=last", changed)
+    assert re.match(line, again), again
+
+
+def test_teachers_neither_come_nor_go_on_resume_while_they_matter(
+    rrr: Command, refused: Callable[..., str], teacher: str
+) -> None:
+    taught = ("--trainer.default_root_dir=taught", "--distillation.schedule.until=0.75")
+    rrr(*FIT, *taught, f"--distillation.teachers={teacher}", "--checkpoint.every_n_steps=2")
+    over, taught = "--ckpt_path=last", ("--trainer.default_root_dir=taught",)
+    rrr(*FIT, *taught, over)  # nothing is left to distil
+    line = refused(*FIT, *taught, over, "--trainer.max_steps=8")
+    assert line.startswith("distillation.teachers: the checkpoint's distillation lasts until 0.75 ")
+    assert f"found 'none at step 4 of 8'; accepted: {teacher}" in line
+    rrr(*FIT, "--trainer.default_root_dir=plain")
+    again = ("--trainer.default_root_dir=plain", "--ckpt_path=last", "--trainer.max_steps=8")
+    line = refused(*FIT, *again, f"--distillation.teachers={teacher}")
+    assert line.startswith("distillation.teachers: the checkpoint's 4 steps were made without")
+    allowed = "--distillation.allow_teacher_change=true"
+    rrr(*FIT, *again, f"--distillation.teachers={teacher}", allowed)
+
+
 # ---------------------------------------------------------------------------------- refusals
 
 
@@ -206,6 +240,8 @@ def test_a_changed_learning_rate_is_refused_by_name(
             "distillation.loss.temperature",
         ),
         (["--model.num_classes=1"], "num_classes: out of range; found 1"),
+        (["--model.momentum=-1"], "momentum: out of range; found -1"),
+        (["--trainer.accelerator=gpuu"], "trainer: no trainer can be made: "),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: no such checkpoint; found 'nowhere.ckpt'"),
         (["--checkpoint.every_n_steps=0"], "checkpoint.every_n_steps: must be positive; found 0"),
     ],
@@ -226,6 +262,16 @@ def test_a_misspelt_key_in_a_file_offers_the_nearest(refused: Callable[..., str]
     Path("a.yaml").write_text("distillation: {schedule: {untill: 0.5}}\n")
     line = "distillation.schedule.untill: no such key; did you mean 'distillation.schedule.until'?"
     assert refused(*FIT, "--config=a.yaml") == line
+    Path("a.yaml").write_text("distilation: {schedule: {until: 0.5}}\n")
+    line = "distilation.schedule.until: no such key; did you mean 'distillation'?"
+    assert refused(*FIT, "--config=a.yaml") == line
+
+
+def test_a_run_folder_that_is_a_file_is_refused(refused: Callable[..., str]) -> None:
+    Path("run").write_text("mine")
+    line = refused(*FIT, "--trainer.default_root_dir=run")
+    assert line.startswith("trainer.default_root_dir: is no folder; found 'run'")
+    assert Path("run").read_text() == "mine"
 
 
 def test_a_folder_with_checkpoints_is_refused(rrr: Command, refused: Callable[..., str]) -> None:

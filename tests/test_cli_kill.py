@@ -111,9 +111,10 @@ def read_journal(folder: Path, rank: int = 0) -> dict[tuple[int, int], Any]:
     return seen
 
 
-def last(folder: Path) -> dict[str, Any]:
+def last(folder: Path, step: int = STEPS) -> dict[str, Any]:
+    checkpoint: dict[str, Any]
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == STEPS
+    assert checkpoint["global_step"] == step
     return checkpoint
 
 
@@ -180,6 +181,10 @@ def test_two_ranks_killed(tmp_path: Path, teachers: list[str]) -> None:
         config = make_config(folder, teachers, devices=2, strategy="ddp_fork")
         config["data"]["init_args"]["micro_batch_size"] = 10
         if folder == killed:
+            # inside the window, and after it
             assert run(folder, config, start="spawn", kill_at=[4, 1]) != 0
+            assert last(folder, 4)
+            assert run(folder, config, True, start="spawn", kill_at=[9, 0]) != 0
+            assert last(folder, 8)
         assert run(folder, config, folder == killed, start="spawn") == 0
     assert_same_end(whole, killed, ranks=2)

@@ -51,8 +51,6 @@ class TeacherProbe:
         """
         if not trainer.enable_validation:
             return
-        if not trainer.enable_validation:
-            return
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         loaders = trainer.val_dataloaders
         while isinstance(loaders, Sequence | Mapping):

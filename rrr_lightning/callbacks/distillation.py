@@ -19,9 +19,11 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from rrr_lightning.callbacks._continuity import check_began_with_teachers
 from rrr_lightning.callbacks._horizon import count_steps, require_bound
 from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
@@ -254,6 +256,13 @@ class DistillationCallback(Callback):
             "teachers": list(self._fingerprints),
             "names": list(self._names),
         }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses teachers in the middle of a run that began without them."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            check_began_with_teachers(checkpoint, self.allow_teacher_change)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses to go on with other settings or other teachers than the checkpoint's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -137,6 +138,31 @@ class KeyedDataModule(LightningDataModule, ABC):
         size = self.eval_batch_size or self.micro_batch_size
         size = size or max(1, self.global_batch_size // world_size)
         return self._loader(dataset, ShardedBatches(len(dataset), size, world_size, rank))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides which samples a step gets, for a resumed run to be held against."""
+        values: dict[str, Any] = {
+            "global_batch_size": self.global_batch_size,
+            "seed": global_seed(self.seed),
+        }
+        with suppress(TypeError):  # a stream has no length
+            values["training_samples"] = len(self.sets[0])
+        return values
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with another order of samples; a validation run may have any.
+
+        Raises:
+            InputError: A value differs from the checkpoint's.
+        """
+        for name, value in self.state_dict().items():
+            if self._batches is not None and state_dict[name] != value:
+                raise InputError(
+                    "differs from the checkpoint's",
+                    key=f"data.{name}",
+                    found=value,
+                    accepted=f"{state_dict[name]} as in the checkpoint, or a new run",
+                )
 
     def teardown(self, stage: str) -> None:
         """Ends the workers and gives the trainer back the settings that `setup` changed."""

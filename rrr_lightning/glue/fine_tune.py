@@ -54,7 +54,7 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     model = make_network(told, data.num_classes)
     steps = settings_of(told).steps(data.rows_trained)
     checkpoint = last_checkpoint(folder)
-    first_step = check_checkpoint(checkpoint, model) if checkpoint.exists() else 0
+    first_step = check_checkpoint(checkpoint, model)["global_step"] if checkpoint.exists() else 0
     trainer = _trainer(told, folder, steps, first_step)
     trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
     arrays = _validation(trainer, model, data)

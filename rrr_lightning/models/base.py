@@ -62,6 +62,12 @@ def describe_data(data: object) -> dict[str, Any] | None:
     return {"class": type(data).__name__, "arguments": plain}
 
 
+def _start_values(section: str, made: object, values: dict[str, Any]) -> dict[str, Any]:
+    """The class of an optimizer or scheduler, and those of its values that are plain, by key."""
+    plain = {name: value for name, value in values.items() if is_plain(value)}
+    return {section: type(made).__name__} | {f"{section}.{name}": plain[name] for name in plain}
+
+
 class StudentModule(LightningModule, ABC):
     """The base of this library's LightningModules.
 
@@ -78,6 +84,7 @@ class StudentModule(LightningModule, ABC):
 
     student_logits: ClassVar[str]
     optimizer_values: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay")
+    loss_values: ClassVar[tuple[str, ...]] = ()  # names of what else decides the training loss
 
     def __init__(
         self,
@@ -201,15 +208,29 @@ class StudentModule(LightningModule, ABC):
 
     def training_values(self) -> dict[str, Any]:
         """Returns the values that a resumed run must share, by name: those that are in use."""
+        names = ("seed", *self.loss_values)
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
         if not self._schedules_itself():
-            return {"seed": self.seed}
-        names: tuple[str, ...] = ("seed",)
+            return values
         if self.optimizer_factory is None:
-            names += self.optimizer_values
+            values |= {name: getattr(self, name) for name in self.optimizer_values}
         if self.lr_scheduler_factory is None:
-            names += ("warmup_steps", "warmup_fraction")
-        steps = {} if self.lr_scheduler_factory else {"max_steps": self.trainer.max_steps}
-        return {name: getattr(self, name) for name in names} | steps
+            values |= {name: getattr(self, name) for name in ("warmup_steps", "warmup_fraction")}
+            values["max_steps"] = self.trainer.max_steps
+        return values | self._factory_values()
+
+    def _factory_values(self) -> dict[str, Any]:
+        """What the factories make: the class, and the plain values that it starts with."""
+        values: dict[str, Any] = {}
+        if self.optimizer_factory is None and self.lr_scheduler_factory is None:
+            return values
+        optimizer = (self.optimizer_factory or self.default_optimizer)(self.parameter_groups())
+        if self.optimizer_factory is not None:
+            values |= _start_values("optimizer", optimizer, optimizer.defaults)
+        if self.lr_scheduler_factory is not None:
+            scheduler: Any = self.lr_scheduler_factory(optimizer)
+            values |= _start_values("lr_scheduler", scheduler, scheduler.state_dict())
+        return values
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description, and keeps of the hyper-parameters what any process can read."""
@@ -234,7 +255,7 @@ class StudentModule(LightningModule, ABC):
             if name != "max_steps":
                 raise InputError(
                     "differs from the checkpoint's",
-                    key=name,
+                    key=f"model.{name}",
                     found="none" if value is None else value,
                     accepted=f"{stored[name]} as in the checkpoint, or a new run",
                 )

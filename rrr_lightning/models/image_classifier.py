@@ -71,6 +71,7 @@ class ImageClassifier(StudentModule):
 
     student_logits = "network"
     optimizer_values = ("learning_rate", "weight_decay", "momentum")
+    loss_values = ("loss", "label_smoothing", "mixup_alpha")
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class ImageClassifier(StudentModule):
         )
         # A bare `dict` above, so that the command line's parser leaves a class path to us.
         self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else None)
-        _check(loss, label_smoothing, mixup_alpha, initialization)
+        _check(loss, label_smoothing, mixup_alpha, momentum, initialization)
         self.num_classes = num_classes
         self.class_names = check_classes(num_classes, class_names)
         self.small_images = small_images
@@ -265,14 +266,12 @@ def _accuracies(num_classes: int) -> nn.ModuleDict:
     )
 
 
-def _check(loss: str, label_smoothing: float, mixup_alpha: float, initialization: str) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise InputError(
-            "out of range",
-            key="label_smoothing",
-            found=label_smoothing,
-            accepted="a number in [0, 1)",
-        )
+def _check(
+    loss: str, label_smoothing: float, mixup_alpha: float, momentum: float, initialization: str
+) -> None:
+    for name, value in (("label_smoothing", label_smoothing), ("momentum", momentum)):
+        if not 0 <= value < 1:
+            raise InputError("out of range", key=name, found=value, accepted="a number in [0, 1)")
     if not 0 <= mixup_alpha < math.inf:
         raise InputError(
             "out of range", key="mixup_alpha", found=mixup_alpha, accepted="a number from 0 on"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import CHECKPOINT_KEY, is_plain, micro_step
@@ -164,12 +164,25 @@ def test_an_extended_run_follows_the_longer_curve(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"learning_rate": 0.5}, r"^learning_rate: differs from .*; found 0.5; accepted: 0.1 "),
-        ({"weight_decay": 0.25}, r"^weight_decay: differs from .*; found 0.25; accepted: 3.05"),
-        ({"seed": 5}, r"^seed: differs from .*; found 5; accepted: 0 "),
-        ({"momentum": 0.5}, r"^momentum: differs from .*; found 0.5; accepted: 0.875"),
-        ({"warmup_steps": 2}, r"^warmup_steps: differs from .*; found 2; accepted: 1 "),
-        ({"warmup_steps": None}, r"^warmup_steps: differs from .*; found 'none'; accepted: 1 "),
+        (
+            {"learning_rate": 0.5},
+            r"^model.learning_rate: differs from .*; found 0.5; accepted: 0.1 ",
+        ),
+        (
+            {"weight_decay": 0.25},
+            r"^model.weight_decay: differs from .*; found 0.25; accepted: 3.05",
+        ),
+        ({"seed": 5}, r"^model.seed: differs from .*; found 5; accepted: 0 "),
+        ({"momentum": 0.5}, r"^model.momentum: differs from .*; found 0.5; accepted: 0.875"),
+        ({"warmup_steps": 2}, r"^model.warmup_steps: differs from .*; found 2; accepted: 1 "),
+        (
+            {"warmup_steps": None},
+            r"^model.warmup_steps: differs from .*; found 'none'; accepted: 1 ",
+        ),
+        (
+            {"label_smoothing": 0.5},
+            r"^model.label_smoothing: differs .*; found 0.5; accepted: 0.0 ",
+        ),
     ],
 )
 def test_a_resumed_run_with_other_values_is_refused_by_name(
@@ -219,12 +232,33 @@ def test_a_factory_is_not_held_to_values_it_does_not_use(tmp_path: Path) -> None
     assert fit(module(0.5), ckpt_path=path, loaders=Same(), steps=6).global_step == 6
     stored = torch.load(path, weights_only=True)
     assert "optimizer" not in stored["hyper_parameters"]
-    assert set(stored[CHECKPOINT_KEY]["training"]) == {
-        "seed",
-        "warmup_steps",
-        "warmup_fraction",
-        "max_steps",
-    }
+    training = stored[CHECKPOINT_KEY]["training"]
+    assert "learning_rate" not in training
+    assert (training["optimizer"], training["optimizer.lr"]) == ("Adam", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"optimizer": partial(Adam, lr=0.5)},
+            r"^model.optimizer.lr: .*found 0.5; accepted: 0.01 ",
+        ),
+        ({"optimizer": partial(SGD, lr=0.01)}, r"^model.optimizer: .*found 'SGD'; accepted: Adam "),
+        (
+            {"lr_scheduler": partial(StepLR, step_size=2)},
+            r"^model.lr_scheduler.step_size: .*found 2; accepted: 3 ",
+        ),
+    ],
+)
+def test_a_factory_is_held_to_what_it_made(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    first = {"optimizer": partial(Adam, lr=0.01), "lr_scheduler": partial(StepLR, step_size=3)}
+    path = saved(tmp_path, classifier(smooth(), **first))
+    fit(classifier(smooth(), **first), ckpt_path=path, loaders=Same(), steps=6)
+    with pytest.raises(InputError, match=message):
+        fit(classifier(smooth(), **{**first, **changed}), ckpt_path=path, loaders=Same(), steps=6)
 
 
 def test_plain_values() -> None:
