@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rrr_lightning.callbacks._counter import Counter, counter_of
+from rrr_lightning.callbacks._compiled import counter_of
+from rrr_lightning.callbacks._counter import Counter
 
 _FREE_COUNTS, _STEPS_PER_COUNT = 8, 64  # counts of a run: at most 8, and one per 64 steps
 

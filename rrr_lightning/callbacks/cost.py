@@ -155,7 +155,7 @@ class CostLedger(Callback):
             return
         self._session.end_batch(trainer.global_step)
         now = time.monotonic()
-        if now - self._written >= self.every_n_seconds:
+        if self._session.steps and now - self._written >= self.every_n_seconds:
             self._written = now
             self._write(self._now())
         if trainer.loggers and is_logging_step(trainer):
