@@ -5,16 +5,25 @@ from __future__ import annotations
 import importlib
 import sys
 
+from rrr_lightning.errors import did_you_mean
+
 COMMANDS = {
     "export": "rrr_lightning.export",
     "glue": "rrr_lightning.glue.command",
     "study": "rrr_lightning.study.command",
 }
+LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main() -> None:
     """Runs the command line."""
     name, *arguments = sys.argv[1:] or [""]
+    commands = (*LIGHTNING, *COMMANDS)
+    if not name.startswith("-") and name not in commands:
+        what = f"no such command; found {name!r}" if name else "a command is missing"
+        hint = did_you_mean(name, commands)
+        sys.stderr.write(f"rrr: error: {what}{hint}; accepted: {', '.join(commands)}\n")
+        sys.exit(2)
     if name in COMMANDS:
         importlib.import_module(COMMANDS[name]).main(arguments)
         return

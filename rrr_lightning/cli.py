@@ -73,6 +73,7 @@ class RRRCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Makes a parser that finds shipped configurations by name."""
         parser = self.parser_class(prog="rrr", **kwargs)
+        parser.epilog = "Commands of their own: rrr export, rrr glue, rrr study; see their --help."
         parser.add_argument(
             "-c",
             "--config",

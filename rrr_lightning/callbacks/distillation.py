@@ -241,10 +241,11 @@ class DistillationCallback(Callback):
         self._probe = self._capture = self._step = self._splice = None
         if not self.teachers:
             return
-        released = sum(teacher.release() for teacher in self.teachers)
+        held = [(teacher.release(), teacher.owned) for teacher in self.teachers]
+        freed = sum(size for size, owned in held if owned)
         self.teachers = []
         gc.collect()  # a compiled network survives in reference cycles until then
-        rank_zero_info(f"{why}: released {released / 2**20:.1f} MiB of teachers")
+        rank_zero_info(f"{why}: freed {freed / 2**20:.1f} MiB of teachers loaded from specs")
 
     # ------------------------------------------------------------------------------ checkpoints
 

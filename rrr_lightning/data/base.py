@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import Sampler
 
 from rrr_lightning.data.loader import BatchLoader, KeyedSet, automatic_workers
@@ -75,6 +75,17 @@ class KeyedDataModule(LightningDataModule, ABC):
         self._batches: EndlessBatches | None = None
         self._loaders: list[BatchLoader] = []
         self._trainer_settings: dict[str, Any] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses the trainer of another package, which would not recognise this module's hooks."""
+        if name == "trainer" and value is not None and not isinstance(value, Trainer):
+            raise InputError(
+                f"{type(self).__name__} is a data module of lightning.pytorch",
+                key="trainer",
+                found=f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}",
+                accepted="lightning.pytorch.Trainer",
+            )
+        super().__setattr__(name, value)
 
     @abstractmethod
     def load(self) -> tuple[KeyedSet, KeyedSet]:

@@ -103,7 +103,7 @@ def test_skipped_steps_run_no_teacher() -> None:
 def test_release_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         fit(make_module(), distil([make_teacher()]))
-    assert "distillation is over at step 4: released" in caplog.text
+    assert "distillation is over at step 4: freed" in caplog.text
     assert "SHA-256" in caplog.text
 
 

@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from rrr_lightning.data.embedded import EmbeddedDigits
+from rrr_lightning.errors import InputError
+from rrr_lightning.models.image_classifier import ImageClassifier
+
 PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
 LIGHTNING = ["lightning.pytorch", "pytorch_lightning"]
 
@@ -43,3 +47,16 @@ def test_the_project_runs(
         state = names["distillation"].state_dict()  # type: ignore[attr-defined]
         assert state["total_steps"] == 5 * 8
         assert len(state["teachers"]) == 1
+
+
+def test_our_modules_refuse_the_other_package_in_one_line() -> None:
+    other = pytest.importorskip("pytorch_lightning")
+    boring = pytest.importorskip("pytorch_lightning.demos.boring_classes")
+    trainer = other.Trainer(max_steps=1, logger=False, accelerator="cpu")
+    with pytest.raises(
+        TypeError, match=r"`model` must be a `LightningModule`.*ImageClassifier"
+    ) as line:
+        trainer.fit(ImageClassifier("cifar_resnet8", 10), EmbeddedDigits())
+    assert "\n" not in str(line.value)
+    with pytest.raises(InputError, match=r"^trainer: EmbeddedDigits is a data module of lightning"):
+        trainer.fit(boring.BoringModel(), EmbeddedDigits())
