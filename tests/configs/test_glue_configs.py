@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.protocol import PROTOCOLS
+from rrr_lightning.metrics_file import read_rows
+from tests.configs.test_all_configs import SMALL, glue, rrr
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "glue"
 
@@ -34,3 +37,38 @@ def test_it_is_the_published_protocol(name: str) -> None:
     assert trainer["max_steps"] == settings.steps(task.rows["train"])
     assert trainer["precision"].startswith(settings.precision)
     assert run["seed_everything"] == settings.seeds[0]
+
+
+@pytest.mark.parametrize("name", ["rte", "mnli"])
+def test_a_fine_tuned_teacher_is_distilled(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ("fit", f"--config=glue/{name}.yaml", *SMALL, *glue(tmp_path))
+    rrr(monkeypatch, *fit, "--trainer.default_root_dir=teacher")
+    teacher = "--distillation.teachers=teacher/checkpoints/last.ckpt"
+    rrr(monkeypatch, *fit, "--seed_everything=1", "--trainer.default_root_dir=student", teacher)
+    _, rows = read_rows(Path("student/metrics.csv"))
+    # Two steps: the first is distilled, the second comes after `until`.
+    steps = [row for row in rows if row["train/loss"]]
+    assert len(steps) == 2
+    assert float(steps[0]["train/distillation_weight"]) == pytest.approx(0.9)
+    assert steps[1]["train/distillation_weight"] == ""
+    assert float(steps[0]["train/distillation_loss"]) > 0
+    stored = torch.load("student/checkpoints/last.ckpt", weights_only=True)
+    assert "DistillationCallback" in stored["callbacks"]
+    assert all(key.startswith("network.") for key in stored["state_dict"])
+
+
+def test_scores_cannot_be_distilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ("fit", "--config=glue/stsb.yaml", *SMALL, *glue(tmp_path))
+    rrr(monkeypatch, *fit, "--trainer.default_root_dir=teacher")
+    teacher = "--distillation.teachers=teacher/checkpoints/last.ckpt"
+    with pytest.raises(SystemExit) as end:
+        rrr(monkeypatch, *fit, "--trainer.default_root_dir=student", teacher)
+    assert end.value.code == 2
+    assert "a single column, which no softmax can use" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("student").exists()
