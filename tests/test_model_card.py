@@ -4,6 +4,8 @@ from typing import Any
 
 import yaml
 
+from rrr_lightning.callbacks._clock import PHASES
+from rrr_lightning.callbacks._ledger import Part, add_part, new_ledger
 from rrr_lightning.model_card import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY
 
@@ -38,8 +40,13 @@ def test_it_tells_data_steps_and_teachers() -> None:
 
 def test_it_tells_the_cost_where_it_is_known() -> None:
     assert "## Cost" not in card()
-    ledger = {"student_seconds": 1.5}
-    assert "## Cost\n\n```yaml\nstudent_seconds: 1.5\n" in card(described={"ledger": ledger})
+    part = Part(70, seconds={**dict.fromkeys(PHASES, 0.0), "student_step": 1.5, "other": 0.5})
+    ledger = add_part(new_ledger(), part, price=1800.0)
+    for where in ({"described": {"ledger": ledger}}, {"callbacks": {"CostLedger": ledger}}):
+        cost = yaml.safe_load(card(**where).split("## Cost")[1].split("```yaml")[1][:-4])
+        assert (cost["device_hours"], cost["money"], cost["steps"]) == (0.0006, 1.0, 70)
+        assert cost["share_of_time"]["student_step"] == 0.75
+        assert "energy_joules" not in cost
 
 
 def test_what_is_not_known_is_said() -> None:

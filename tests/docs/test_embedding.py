@@ -59,4 +59,4 @@ def test_our_modules_refuse_the_other_package_in_one_line() -> None:
         trainer.fit(ImageClassifier("cifar_resnet8", 10), EmbeddedDigits())
     assert "\n" not in str(line.value)
     with pytest.raises(InputError, match=r"^trainer: EmbeddedDigits is a data module of lightning"):
-        trainer.fit(boring.BoringModel(), EmbeddedDigits())
+        trainer.fit(boring.BoringModel(), datamodule=EmbeddedDigits())
