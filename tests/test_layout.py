@@ -100,7 +100,7 @@ def mirrors(test: Path) -> bool:
     """True for `tests/a/test_b.py` or `tests/a/test_b_aspect.py` where the package has `a/b.py`."""
     home = PACKAGE / test.relative_to(TESTS).parent
     stem = test.stem.removeprefix("test_")
-    modules = {path.stem.lstrip("_") for path in home.glob("*.py")}
+    modules = {path.stem.strip("_") for path in home.glob("*.py")}
     return any(stem == module or stem.startswith(f"{module}_") for module in modules)
 
 
