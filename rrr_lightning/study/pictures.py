@@ -79,11 +79,13 @@ def draw_frontier(analysis: Analysis, path: Path) -> bool:
     axes.set_xscale("log")
     axes.set_yscale("log")
     if design.target is not None:
-        error = design.target if design.direction == "min" else design.ceiling - design.target
+        falling = design.direction == "min"
+        error = design.target if falling else design.ceiling - design.target
         axes.axhline(error, color=INK, linewidth=1, linestyle=(0, (1, 2)))
         axes.annotate(
-            f"target {design.target:g}", (0.99, error), (0, 3), xycoords=across(axes),
-            textcoords="offset points", ha="right", fontsize=9,
+            f"target {design.target:g}", (0.01 if falling else 0.99, error), (0, 3),
+            xycoords=across(axes), textcoords="offset points",
+            ha="left" if falling else "right", fontsize=9,
         )  # fmt: skip
     _quality_ticks(axes, analysis)
     _cost_ticks(axes)
@@ -146,7 +148,8 @@ def _cost_ticks(axes: Any) -> None:
         if len(ticks) >= 3:
             break
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.set_xticklabels([f"{tick:.3g}".replace("e+0", "e").replace("e+", "e") for tick in ticks])
+    words = [f"{tick:.6g}" if 1e-3 <= tick < 1e6 else f"{tick:.3g}" for tick in ticks]
+    axes.set_xticklabels([word.replace("e+0", "e").replace("e+", "e") for word in words])
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -176,6 +179,11 @@ def draw_speed_up(analysis: Analysis, path: Path) -> bool:
     for height, place, number in rows:
         if number.value is not None:
             _draw_bounded(axes, height, number, filled=place == 0)
+        elif place == 0:
+            axes.annotate(
+                "no number", (1, height), (6, 0), textcoords="offset points", va="center",
+                fontsize=9, style="italic",
+            )  # fmt: skip
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_yticks(range(len(design.arms)), design.arms)
     axes.set_ylim(len(design.arms) - 0.3, -0.6)
@@ -214,7 +222,7 @@ def _ratio_ticks(axes: Any, numbers: list[Bounded]) -> None:
 
     ends = [end for n in numbers for end in (n.value, n.low, n.high) if end is not None]
     low, high = min(1.0, *ends), max(1.0, *ends)
-    room = max((high / low) ** 0.25, 1.25)
+    room = max((high / low) ** 0.35, 1.25)
     low, high = low / room, high * room
     all_ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)
     ticks = [tick for tick in all_ticks if low <= tick <= high]

@@ -218,7 +218,9 @@ def grounds(analysis: Analysis, notes: Sequence[str]) -> str:
     shares = [each.target.coverage for each in analysis.comparisons.values()]
     known = [share for share in shares if share is not None]
     if known:
-        lines.append(f"Simulated coverage of the intervals at the target: {min(known):.1%} or more")
+        lines.append(
+            f"Simulated coverage of the intervals at the target: at least {min(known):.1%}"
+        )
     lines += [
         f"Not finished: {line}" for line in missing_words(missing_runs(analysis.points, design))
     ]
