@@ -27,10 +27,15 @@ from rrr_lightning.distillation.state_dicts import read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.model_card import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
-from rrr_lightning.models.hugging_face import quiet
+from rrr_lightning.models.hugging_face import LEDGER_FILE, quiet
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.masked_rows import usable_positions
-from rrr_lightning.models.stored import STUDENT_FILE, WEIGHTS_FILE, load_checkpoint
+from rrr_lightning.models.stored import (
+    STUDENT_FILE,
+    WEIGHTS_FILE,
+    load_checkpoint,
+    stored_ledger,
+)
 from rrr_lightning.models.text_classifier import TextClassifier
 from rrr_lightning.models.vocabulary import Vocabulary
 
@@ -57,6 +62,7 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
         )
     module = load_checkpoint(source, "--checkpoint").network
     content = read_checkpoint(source, "--checkpoint")
+    ledger = stored_ledger(content)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -73,7 +79,10 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
                 network.config.label2id = {name: i for i, name in enumerate(module.class_names)}
             _write_hugging_face(network, size, known, part)
         else:
-            _write_student(module, content[CHECKPOINT_KEY], part)  # type: ignore[arg-type]
+            described = {**content[CHECKPOINT_KEY], "ledger": ledger}
+            _write_student(module, described, part)  # type: ignore[arg-type]
+        if ledger is not None:
+            (part / LEDGER_FILE).write_text(json.dumps(ledger, indent=1) + "\n")
         (part / "README.md").write_text(model_card(target.name, content))
         mode = (part / "README.md").stat().st_mode  # safetensors writes files for the owner alone
         for file in part.iterdir():

@@ -9,6 +9,7 @@ import yaml
 
 from rrr_lightning import __version__
 from rrr_lightning.models.base import CHECKPOINT_KEY
+from rrr_lightning.models.stored import stored_ledger
 
 # Students that become Hugging Face folders: their pipeline, and what loads them.
 _TEXT = {
@@ -40,9 +41,9 @@ def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:
         f"## Data\n\n{_block(described.get('data'))}",
         f"## Teachers\n\n{_teachers(checkpoint)}",
     ]
-    ledger = described.get("ledger")
+    ledger = stored_ledger(checkpoint)
     if ledger is not None:
-        parts.append(f"## Cost\n\n{_block(ledger)}")
+        parts.append(f"## Cost\n\n{_block(_cost(ledger))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,6 +73,26 @@ def _teachers(checkpoint: Mapping[str, Any]) -> str:
     names = state.get("names") or ["a teacher"] * len(state["teachers"])
     pairs = zip(names, state["teachers"], strict=True)
     return "\n".join(f"- {name}, SHA-256 `{sha256}`" for name, sha256 in pairs)
+
+
+def _cost(ledger: Mapping[str, Any]) -> dict[str, Any]:
+    """The sums of a ledger that a reader wants; `ledger.json` beside the card has the rest."""
+    seconds, flops = ledger["seconds"] or 1.0, ledger["flops"]
+    told = {
+        "devices": f"{ledger['world_size']} x {(ledger['hardware'] or {}).get('device')}",
+        "device_hours": round(ledger["device_seconds"] / 3600, 4),
+        "share_of_time": {
+            name: round(phase["seconds"] / seconds, 3) for name, phase in ledger["phases"].items()
+        },
+        "student_flops": flops["student"],
+        "teacher_flops": flops["teacher"],
+        "energy_joules": ledger["energy_joules"],
+        "peak_memory_bytes": ledger["peak_memory_bytes"],
+        "steps": ledger["steps"],
+        "redone_steps": ledger["redone_steps"],
+        "money": ledger["money"],
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _block(values: Any) -> str:

@@ -36,6 +36,7 @@ from rrr_lightning.models.stored import (
     STUDENT_FILE,
     load_checkpoint,
     load_exported,
+    stored_ledger,
     stored_schema,
 )
 
@@ -160,7 +161,8 @@ def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
     known = stored_schema(described) if isinstance(described, Mapping) else RowSchema()
     if isinstance(network, StudentModule) and described is None:
         known = network.schema()
-    return Pretrained(network, _told_schema(spec, known, key), sha256_of(path))
+    schema, ledger = _told_schema(spec, known, key), stored_ledger(content)
+    return Pretrained(network, schema, sha256_of(path), ledger=ledger)
 
 
 def _told_schema(spec: Mapping[str, Any], known: RowSchema, key: str) -> RowSchema:

@@ -191,12 +191,13 @@ class CostLedger(Callback):
         self._leave(trainer)
         self._session.clock.finish()
         part = self._session.part()
-        if self._world_size > 1:
-            numbers = torch.tensor(part.summable(), dtype=torch.float64)
-            ranks = trainer.strategy.all_gather(numbers.to(trainer.strategy.root_device))
-            self._paid = self._now(part.sum_of(ranks.tolist()))
-        else:
-            self._paid = self._now(part)
+        if self._world_size > 1:  # each rank fills its own row, so that one sum gathers them
+            own = torch.tensor(part.summable(), dtype=torch.float64)
+            ranks = torch.zeros(self._world_size, len(own), dtype=torch.float64)
+            ranks[trainer.global_rank] = own
+            ranks = ranks.to(trainer.strategy.root_device)
+            part = part.sum_of(trainer.strategy.reduce(ranks, reduce_op="sum").tolist())
+        self._paid = self._now(part)
         self._session = None
         self._write(self._paid)
 

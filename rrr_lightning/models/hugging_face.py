@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Weights that published files hold and that no classification or masked-LM network uses.
 _SPARE = re.compile(r"(^|\.)(pooler|seq_relationship)\.|position_ids$")
 _NO_NAME = re.compile(r"LABEL_\d+")
+LEDGER_FILE = "ledger.json"  # in a folder that `rrr export` wrote
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 _TASKS = {
     "ForMaskedLM": "AutoModelForMaskedLM",
@@ -76,6 +77,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
     network.float()
     weights = _find(source, "model.safetensors")
     sha256 = sha256_of(weights) if weights else None
+    ledger = _read_ledger(Path(source, LEDGER_FILE))
     if task in ("ForMaskedLM", "ForPreTraining"):
         vocabulary = vocabulary_of(source, key)
         schema = RowSchema(columns=config.vocab_size)
@@ -84,7 +86,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
             columns = min(vocabulary.size, config.vocab_size)
             schema = replace(vocabulary.schema, columns=columns)
         rows = MaskedRows(network, schema.columns)
-        return Pretrained(rows, schema, sha256, vocabulary=vocabulary)
+        return Pretrained(rows, schema, sha256, ledger=ledger, vocabulary=vocabulary)
     is_text = task == "ForSequenceClassification"
     vocabulary = vocabulary_of(source, key) if is_text else None
     labels = tuple(str(config.id2label[column]) for column in range(config.num_labels))
@@ -94,7 +96,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
         normalization=None if is_text else _normalization(source),
         input_vocabulary=None if vocabulary is None else vocabulary.fingerprint,
     )
-    return Pretrained(network, schema, sha256, KeywordInputs(network), vocabulary=vocabulary)
+    return Pretrained(network, schema, sha256, KeywordInputs(network), ledger, vocabulary)
 
 
 def vocabulary_of(source: str, key: str) -> Vocabulary | None:
@@ -112,6 +114,12 @@ def vocabulary_of(source: str, key: str) -> Vocabulary | None:
         return None
     with quiet():
         return Vocabulary.of(load_tokenizer(source, key))
+
+
+def _read_ledger(path: Path) -> dict[str, Any] | None:
+    """What the training cost of a network that `rrr export` wrote to a folder."""
+    ledger = json.loads(path.read_text()) if path.is_file() else None
+    return ledger if isinstance(ledger, dict) else None
 
 
 def _normalization(source: str) -> Normalization | None:

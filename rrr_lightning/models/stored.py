@@ -108,8 +108,7 @@ def _rebuild(
         raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
     load_strictly(module, state, key)
     module.on_load_checkpoint(content)
-    schema, ledger = stored_schema(described), described.get("ledger")
-    return Pretrained(module, schema, sha256, ledger=ledger)
+    return Pretrained(module, stored_schema(described), sha256, ledger=stored_ledger(content))
 
 
 def _refuse_other_classes(described: Any, key: str) -> None:
@@ -137,6 +136,13 @@ def _is_network_class(path: str) -> bool:
     except (ImportError, AttributeError, ValueError):
         return False
     return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def stored_ledger(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what the training of a checkpoint, or of an exported folder, says that it cost."""
+    told = (content.get(CHECKPOINT_KEY) or {}).get("ledger")
+    ledger = told or (content.get("callbacks") or {}).get("CostLedger")
+    return ledger if isinstance(ledger, dict) else None
 
 
 def stored_schema(described: Mapping[str, Any]) -> RowSchema:
