@@ -12,7 +12,6 @@ from typing import Any
 
 from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.jobs.process import read_json, write_json
-from rrr_lightning.metrics_file import read_rows
 from rrr_lightning.study.clocks import phase_seconds, run_costs
 from rrr_lightning.study.plan import Run
 from rrr_lightning.study.points import Point, StudyDesign
@@ -117,6 +116,9 @@ def read_records(home: Path, runs: Iterable[Run]) -> dict[str, Record]:
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
     """Returns the metrics that a run has logged, by optimizer steps done."""
+    # Imports Lightning, which a call with nothing left to do can spare.
+    from rrr_lightning.metrics_file import read_rows
+
     _, rows = read_rows(folder / METRICS)
     return [
         {"step": int(row["step"]) + 1}

@@ -22,6 +22,8 @@ from rrr_lightning.study.settings import Study
 from rrr_lightning.study.study_file import read_study
 from rrr_lightning.study.tuning import write_ranking
 
+PICTURES = "\n!["
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -126,7 +128,8 @@ def report(opened: Opened, stream: TextIO | None = None) -> None:
     else:
         design = make_design(opened.study, opened.name)
         text = write_report(points, design, opened.home, _notes(opened))
-    stream.write(f"\n{text}\n")
+    # The screen gets the question and its answer; the rest is in the file.
+    stream.write(f"\n{text.partition(PICTURES)[0].rstrip()}\n\n")
     for path in sorted([*opened.home.glob("report.*"), *opened.home.glob("*.png")]):
         stream.write(f"{path}\n")
 

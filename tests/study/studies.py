@@ -25,7 +25,7 @@ CONTENT: dict[str, Any] = {
     },
     "durations": [4, 8, 16, 32],
     "seeds": [1, 2],
-    "quality": {"metric": "val/loss", "direction": "min", "target": 0.5},
+    "quality": {"metric": "val/loss", "direction": "min", "target": 0.3},
     "headline": {"clock": "flops", "charge": "free"},
 }
 

@@ -130,7 +130,10 @@ def test_rrr_in_a_command_is_this_rrr(tmp_path: Path) -> None:
     assert told["command"] == [sys.executable, "-m", "rrr_lightning", "glue", "--data", "/g"]
 
 
-def test_a_fork_ends_with_the_exit_code_of_rrr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_fork_ends_with_the_exit_code_of_rrr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "rrr_lightning.__main__", raising=False)  # of other tests
     before = os.getpid()
     assert forked("study", "plan", "no/such.yaml", "--out", "x") == 2
     assert os.getpid() == before

@@ -144,7 +144,7 @@ def test_the_design_is_the_studys() -> None:
     design = make_design(STUDY, "name")
     assert (design.name, design.metric, design.direction) == ("name", "val/loss", "min")
     assert design.durations == {"baseline": (4, 8, 16, 32), "distilled": (4, 8, 16, 32)}
-    assert (design.clock, design.charge, design.target) == ("flops", "free", 0.5)
+    assert (design.clock, design.charge, design.target) == ("flops", "free", 0.3)
 
 
 def test_records_are_small(tmp_path: Path) -> None:
