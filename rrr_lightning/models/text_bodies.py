@@ -7,6 +7,7 @@ layer, so that its weights can be exchanged with other programs.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class TextBody:
     vocabulary: Vocabulary | None = None
 
 
-def load_body(spec: str | Mapping[str, Any], pretrained: bool) -> TextBody:
+def load_body(spec: str | os.PathLike[str] | Mapping[str, Any], pretrained: bool) -> TextBody:
     """Returns the body that a spec names.
 
     Args:
@@ -55,7 +56,10 @@ def load_body(spec: str | Mapping[str, Any], pretrained: bool) -> TextBody:
     Raises:
         InputError: There is no such body, it is not one of a text model, or it is damaged.
     """
-    if not isinstance(spec, str) or spec in PRESETS:
+    if isinstance(spec, Mapping):
+        return TextBody(read_config(spec, KEY))
+    spec = os.fspath(spec)
+    if spec in PRESETS:
         return TextBody(read_config(spec, KEY))
     path = Path(spec).expanduser()
     if path.is_file():

@@ -75,6 +75,14 @@ def test_a_masked_language_model_lends_its_body(tmp_path: Path) -> None:
     assert network.classifier.weight.shape == (3, 8)
 
 
+def test_a_path_is_as_good_as_its_name(tmp_path: Path) -> None:
+    _, path = checkpoint(tmp_path)
+    body = load_body(Path(path), pretrained=True)
+    assert body.state is not None  # and no new weights in silence
+    folder_of(masked_lm("bert"), tmp_path / "folder")
+    assert load_body(tmp_path / "folder", pretrained=True).state is not None
+
+
 def test_without_its_weights_the_architecture_is_the_same(tmp_path: Path) -> None:
     model, path = checkpoint(tmp_path)
     one, other = (load_body(path, pretrained=taken) for taken in (True, False))

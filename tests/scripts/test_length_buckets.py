@@ -19,7 +19,7 @@ SCRIPT = ROOT / "scripts" / "benchmarks" / "length_buckets.py"
 def test_the_benchmark_runs_and_writes_its_rows(tmp_path: Path) -> None:
     # Too short to judge the goals: that is for a run with the default numbers.
     write_parquet(tmp_path / "glue", "rte", train=128, other=9)
-    body, file = write_body(tmp_path / "body"), tmp_path / "rows.json"
+    body, file = write_body(tmp_path / "body", max_position_embeddings=256), tmp_path / "rows.json"
     command = [sys.executable, str(SCRIPT), "--checkpoint", str(body), "--tasks", "rte"]
     found = subprocess.run(
         [*command, "--repeats", "2", "--json", str(file)],
