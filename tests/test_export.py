@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from rrr_lightning.__main__ import main as rrr
+from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.errors import InputError
 from rrr_lightning.export import export_checkpoint, main
@@ -142,6 +143,19 @@ def test_an_image_student_says_how_it_is_rebuilt(
     assert teacher.schema.labels == tuple("abcd")
     assert teacher.schema.normalization == model.normalization
     torch.testing.assert_close(teacher.network.eval()(images), model(images), **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_the_ledger_goes_along(kind: str, tmp_path: Path) -> None:
+    student: Any = language_model() if kind == "text" else classifier()
+    trainer = make_trainer(2, callbacks=[CostLedger()], default_root_dir=tmp_path / "run")
+    trainer.fit(student, WithTokenizer(tmp_path) if kind == "text" else Data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    folder = export_checkpoint(tmp_path / "last.ckpt", tmp_path / "exported")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert load_teacher(str(folder)).ledger == ledger
+    assert json.loads((folder / "ledger.json").read_text()) == ledger
+    assert "## Cost\n" in (folder / "README.md").read_text()
 
 
 def test_a_checkpoint_without_tokenizer_gives_a_folder_without(tmp_path: Path) -> None:

@@ -68,12 +68,12 @@ class EnergyMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._driver: Any = None
-        self._handle = ctypes.c_void_p()
+        self._handle: Any = None
         self._first: float | None = None
         if device.type != "cuda":
             return
         with suppress(OSError, AttributeError):  # no driver library, or one without this function
-            driver = ctypes.CDLL("libnvidia-ml.so.1")
+            driver, self._handle = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
             uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
             find = driver.nvmlDeviceGetHandleByUUID
             failed = driver.nvmlInit_v2() or find(ctypes.c_char_p(uuid), ctypes.byref(self._handle))

@@ -54,19 +54,20 @@ class Part:
         """Returns the numbers that differ between ranks; NaN where there is none."""
         flops = (self.student_flops, self.teacher_flops)
         numbers = [self.samples, self.tokens, *flops, self.energy_joules, self.peak_memory_bytes]
-        numbers += self.seconds.values()
         return [float("nan") if number is None else float(number) for number in numbers]
 
     def sum_of(self, ranks: Sequence[Sequence[float]]) -> Part:
-        """Returns this part for all ranks: sums, the greatest memory, the mean of the seconds."""
+        """Returns this part for all ranks: sums, the greatest memory, and this rank's own time.
+
+        The ranks wait for each other in every step, so that the time of one is that of all.
+        """
         columns = list(zip(*ranks, strict=True))
         samples, tokens, student, teacher, energy = (_sum(column) for column in columns[:5])
-        means = [sum(column) / len(ranks) for column in columns[6:]]
         return Part(
             steps=self.steps,
             samples=samples or 0,
             tokens=tokens,
-            seconds=dict(zip(self.seconds, means, strict=True)),
+            seconds=self.seconds,
             counts=self.counts,
             student_flops=student,
             teacher_flops=teacher,

@@ -135,6 +135,7 @@ class CostLedger(Callback):
         if self._restored is None and self._resumes and self._file is not None:
             self._restored = read_ledger(self._file)
         self._resumes = False
+        self._paid["step"] = trainer.global_step
         if self._restored is not None:
             self._paid = continued(self._restored, trainer.global_step, self._about.get("hardware"))
         teachers = [teacher for each in _distillations(trainer) for teacher in each.teachers]

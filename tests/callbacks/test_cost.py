@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import time
 from pathlib import Path
@@ -50,6 +51,13 @@ class Pause(Callback):
         setattr(self, hook, lambda *_: time.sleep(seconds))
 
 
+class Ended(Callback):
+    """Notes when the run ended."""
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        self.at = time.perf_counter()
+
+
 class SlowData(Dataset[Any]):
     def __init__(self, seconds: float) -> None:
         self.data, self.seconds = make_data(), seconds
@@ -71,13 +79,14 @@ class Validated(Foreign):
 
 
 def test_the_phases_sum_to_the_wall_time(tmp_path: Path) -> None:
-    ledger = CostLedger()
-    trainer = make_trainer(12, [ledger], default_root_dir=str(tmp_path))
+    ledger, ended = CostLedger(), Ended()
+    trainer = make_trainer(12, [ledger, ended], default_root_dir=str(tmp_path))
     loader = DataLoader(SlowData(0.02), batch_size=BATCH)
     module = make_module()
     started = time.perf_counter()
+    ledger.begin()
     trainer.fit(module, loader)
-    wall = time.perf_counter() - started
+    wall = ended.at - started
     found = ledger_of(tmp_path)
     seconds = {name: phase["seconds"] for name, phase in found["phases"].items()}
     assert sum(seconds.values()) == pytest.approx(found["seconds"], rel=1e-6)
@@ -207,3 +216,37 @@ def test_a_price_gives_money(tmp_path: Path) -> None:
 def test_bad_values_are_refused(arguments: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match=re.escape(line)):
         CostLedger(**arguments)
+
+
+def test_a_ledger_that_has_begun_can_be_sent_to_another_process() -> None:
+    ledger = CostLedger()
+    ledger.begin()
+    assert pickle.loads(pickle.dumps(ledger)).path is None
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_phases_sum_to_the_wall_time_and_no_bit_changes(tmp_path: Path) -> None:
+    ends, data = [], DataLoader(make_data(640), batch_size=BATCH)
+    for ledger in (False, True):
+        module = make_module(dropout=0.3)
+        callbacks: list[Any] = [*([CostLedger()] if ledger else []), distil([make_teacher()])]
+        root = str(tmp_path)
+        ended = Ended()
+        gpu = {"accelerator": "gpu", "devices": 1, "default_root_dir": root}
+        trainer = make_trainer(80, [*callbacks, ended], **gpu)
+        torch.manual_seed(11)
+        started = time.perf_counter()
+        if ledger:
+            callbacks[0].begin()
+        trainer.fit(module, data)
+        wall = ended.at - started
+        ends.append(weights(module).cpu())
+    assert torch.equal(*ends)
+    found = ledger_of(tmp_path)
+    assert found["seconds"] == pytest.approx(wall, rel=0.02)
+    total = sum(phase["seconds"] for phase in found["phases"].values())
+    assert total == pytest.approx(found["seconds"])
+    assert found["flops"]["student"] == 80 * STUDENT_FLOPS
+    assert found["phases"]["teacher_forward"]["seconds"] > 0
+    assert found["peak_memory_bytes"] > 0
+    assert "NVIDIA" in found["hardware"]["device"]
