@@ -15,7 +15,7 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ class TimeSteps(Callback):
 def with_lightning(
     work: Workload,
     clock: StepClock,
-    distillation: DistillationCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     look: Callable[[LightningModule], None] = lambda module: None,
 ) -> None:
     """Trains a new student with Lightning."""
@@ -120,7 +120,7 @@ def with_lightning(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*([distillation] if distillation else []), TimeSteps(clock, look)],
+        callbacks=[*callbacks, TimeSteps(clock, look)],
     )
     trainer.fit(work.student(), work.batches(clock.total))
 
@@ -177,7 +177,7 @@ def after_until(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
         if shadowed or hooked or distillation.teachers:
             raise RuntimeError("the callback left a trace after `until`")
 
-    with_lightning(work, clock, distillation, require_no_trace)
+    with_lightning(work, clock, [distillation], require_no_trace)
 
 
 def comparisons(work: Workload) -> list[Comparison]:
@@ -187,7 +187,7 @@ def comparisons(work: Workload) -> list[Comparison]:
     return [
         Comparison(
             "distilled step / hand-written loop",
-            lambda clock: with_lightning(work, clock, distill(pool[:1])),
+            lambda clock: with_lightning(work, clock, [distill(pool[:1])]),
             lambda clock: with_a_loop(work, clock, spare),
             goal=1.05,
         ),
@@ -200,8 +200,8 @@ def comparisons(work: Workload) -> list[Comparison]:
         ),
         Comparison(
             f"random draw from {POOL_SIZE} teachers / one teacher",
-            lambda clock: with_lightning(work, clock, distill(pool)),
-            lambda clock: with_lightning(work, clock, distill([spare])),
+            lambda clock: with_lightning(work, clock, [distill(pool)]),
+            lambda clock: with_lightning(work, clock, [distill([spare])]),
             goal=1.02,
         ),
     ]

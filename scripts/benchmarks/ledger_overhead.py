@@ -1,0 +1,109 @@
+"""What `CostLedger` adds to a training step.
+
+    python scripts/benchmarks/ledger_overhead.py --device cpu --repeats 20 --json overhead.json
+
+Ratios of seconds per step with the ledger against without it, for a plain step and for a step with
+one teacher, on the networks of `step_cost.py`. Half a percent of such a step is less than a busy
+machine lets one see, so the same is measured on a network so small that what the ledger adds shows;
+that much added to the step of the real network is what the goal is held against. The steps on which
+the ledger counts operations, the first and the fourth of a shape of batch, are in the warm-up: they
+come up twice in a run. Writing the file every few seconds is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from _timing import Comparison, StepClock, describe_machine, report
+from lightning.pytorch import Callback
+from step_cost import WORKLOADS, Workload, distill, with_lightning
+
+from rrr_lightning.callbacks.cost import CostLedger
+
+WARM_UP_STEPS = 8
+GOAL = 1.005
+SEEN = 1.02  # what a direct comparison on a busy machine can rule out
+TINY = {"network": "cifar_resnet8", "classes": 10, "batch_size": 1, "pixels": 8}
+
+Extras = Callable[[], list[Callback]]
+
+
+def compare(name: str, work: Workload, extras: Extras, file: Path) -> Comparison:
+    """Returns the comparison of steps with a ledger against steps without."""
+    return Comparison(
+        name,
+        lambda clock: run(work, clock, [CostLedger(path=str(file)), *extras()]),
+        lambda clock: run(work, clock, extras()),
+        goal=SEEN,
+    )
+
+
+def run(work: Workload, clock: StepClock, callbacks: list[Callback]) -> None:
+    """Trains a new student."""
+    with_lightning(work, clock, callbacks)
+
+
+def taught(work: Workload) -> Extras:
+    """Returns what makes a callback with a teacher of its own."""
+    return lambda: [distill([work.build(1).to(work.device)])]
+
+
+def added(name: str, tiny: dict[str, Any], real: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row of what the ledger adds to the small network's step, on the real one's."""
+    share = tiny["reference_seconds"] / real["reference_seconds"]
+    row = {**tiny, "name": name, "goal": GOAL}
+    row["seconds_added"] = (tiny["ratio"] - 1) * tiny["reference_seconds"]
+    for key in ("ratio", "low", "high"):
+        row[key] = 1 + (tiny[key] - 1) * share
+    row["ratios"] = [1 + (ratio - 1) * share for ratio in tiny["ratios"]]
+    row["reference_seconds"] = real["reference_seconds"]
+    row["seconds"] = row["ratio"] * real["reference_seconds"]
+    return {**row, "met": row["ratio"] <= GOAL}
+
+
+def measure(work: Workload, repeats: int, steps: int, file: Path) -> list[dict[str, Any]]:
+    """Returns the rows of all comparisons."""
+    rows = []
+    tiny = replace(work, **TINY)
+    for kind, teacher in (("plain", False), ("distilled", True)):
+        real, small = (
+            compare(
+                f"{kind} step with ledger / without", used, taught(used) if teacher else list, file
+            ).run(work.device, repeats, WARM_UP_STEPS, steps)
+            for used in (work, tiny)
+        )
+        rows += [real, added(f"{kind} step + what the ledger adds / without", small, real)]
+    return rows
+
+
+def main() -> int:
+    """Runs the benchmark; the exit status is 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=sorted(WORKLOADS), default="cpu")
+    parser.add_argument("--repeats", type=int, default=20, help="pairs of runs per ratio")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps per run")
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or arguments.steps < 1:
+        parser.error("--repeats and --steps must be at least 1")
+    warnings.simplefilter("ignore")  # no validation, no workers, teachers at chance: all on purpose
+    for name in ("lightning.pytorch", "rrr_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    work = WORKLOADS[arguments.device]
+    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "ledger.json")
+        rows = measure(work, arguments.repeats, arguments.steps, file)
+    return report([row | about for row in rows], arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
