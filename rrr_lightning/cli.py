@@ -2,8 +2,8 @@
 
     rrr fit --config quickstart/distill.yaml --distillation.teachers teacher.ckpt
 
-A run writes `checkpoints/last.ckpt`, `config.yaml` and `metrics.csv` under
-`trainer.default_root_dir`, which is named after the configuration by default, as in
+A run writes `checkpoints/last.ckpt`, `config.yaml`, `metrics.csv` and `ledger.json`, what it cost,
+under `trainer.default_root_dir`, which is named after the configuration by default, as in
 `runs/quickstart/distill`. Everything that can be known to be wrong is checked before that folder
 is made; a wrong input ends with one line on the standard error stream and exit code 2.
 """
