@@ -84,13 +84,10 @@ def _command(run: Run, quality: Quality) -> list[str] | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the runs of a batch file; returns the exit code of the first that fails."""
+    """Runs the runs of a batch file, all of them; returns the exit code of the first that fails."""
     importlib.import_module(PRELOADED)
-    for told in read_json(Path(arguments[0])):
-        code = fit_one(told)
-        if code:
-            return code
-    return 0
+    codes = [fit_one(told) for told in read_json(Path(arguments[0]))]
+    return next(filter(None, codes), 0)
 
 
 def fit_one(told: Mapping[str, Any]) -> int:
