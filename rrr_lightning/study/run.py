@@ -130,7 +130,7 @@ def report(opened: Opened, stream: TextIO | None = None) -> None:
         text = write_report(points, design, opened.home, _notes(opened))
     # The screen gets the question and its answer; the rest is in the file.
     stream.write(f"\n{text.partition(PICTURES)[0].rstrip()}\n\n")
-    for path in sorted([*opened.home.glob("report.*"), *opened.home.glob("*.png")]):
+    for path in (*sorted(opened.home.glob("report.*")), *sorted(opened.home.glob("*.png"))):
         stream.write(f"{path}\n")
 
 

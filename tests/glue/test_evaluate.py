@@ -159,6 +159,7 @@ def start(body: str, data: str, out: Path, folder: Path) -> subprocess.Popen[byt
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four commands and six fine-tunings
 def test_a_killed_command_goes_on(body: str, data: str, tmp_path: Path) -> None:
     printed = tmp_path / "printed"
     whole, part = tmp_path / "whole", tmp_path / "part"

@@ -139,7 +139,7 @@ def test_a_killed_study_ends_with_the_same_report(undisturbed: Path, tmp_path: P
     [
         (
             {"arms": {"baseline": {}, "b": {"overlay": {"distillation.schedule.untl": 0.5}}}},
-            "did you mean 'until'?",
+            "did you mean 'distillation.schedule.until'?",
         ),
         ({"quality": {"metric": "val/los", "direction": "min"}}, "did you mean 'val/loss'?"),
         (
