@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rrr_lightning.checkpointing import (
     AtomicCheckpointIO,
@@ -40,6 +42,7 @@ from rrr_lightning.models.text_classifier import TextClassifier
 SAVE_EVERY_STEPS = 1000
 EVAL_BATCH_SIZE = 64
 LINES = 20
+TERMINATED = 128 + signal.SIGTERM
 
 
 def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -199,6 +202,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
     try:
         fine_tune(read_json(settings), settings.parent)
+    except SIGTERMException:  # would end with 0, as if all were done
+        sys.exit(TERMINATED)
     except InputError as error:
         sys.stderr.write(f"rrr: error: {error}\n")
         sys.exit(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,32 @@ def test_a_long_run_goes_on_where_it_was_killed(
         assert np.array_equal(array, arrays_of(part)[name])
     assert (part / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert not (part / "checkpoints").exists()
+
+
+def test_a_job_that_is_told_to_end_has_not_finished(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAVE_EVERY_STEPS", 4)
+    path = tmp_path / "settings.json"
+    write_json(path, told(body, data))
+    original = TextClassifier.training_step
+
+    def told_to_end(self: TextClassifier, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr("sys.argv", ["fine_tune", str(path)])
+    with monkeypatch.context() as patched:
+        patched.setattr(TextClassifier, "training_step", told_to_end)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 143
+    assert not (tmp_path / "result.json").exists()
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == 3
+    main()
+    assert read_json(tmp_path / "result.json")["steps"] == TRAIN // 8
 
 
 def test_wrong_input_ends_with_one_line(
