@@ -52,6 +52,6 @@ def test_a_run_that_began_without_teachers_gets_none(tmp_path: Path) -> None:
         trainer.fit(make_module(), DataLoader(make_data(), batch_size=8), ckpt_path=path)
         return trainer
 
-    with pytest.raises(InputError, match="the checkpoint.s 8 steps were made without teachers"):
+    with pytest.raises(InputError, match=r"the checkpoint.s 8 steps were made without teachers"):
         go_on()
     assert go_on(allow_teacher_change=True).global_step == 16
