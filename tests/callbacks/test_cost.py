@@ -44,11 +44,22 @@ def run(folder: Path, *callbacks: Callback, ledger: CostLedger | None = None, **
     return ledger_of(folder)
 
 
-class Pause(Callback):
-    """Takes its time, so that phases have a length that is known."""
+class SlowSaves(Callback):
+    """Saves after a batch and after a validation, and takes its time, so that it is known."""
 
-    def __init__(self, hook: str, seconds: float) -> None:
-        setattr(self, hook, lambda *_: time.sleep(seconds))
+    def __init__(self, file: Path, seconds: float) -> None:
+        self.file, self.seconds = file, seconds
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.file)
+
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 4:
+            trainer.save_checkpoint(self.file)
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        time.sleep(self.seconds)
 
 
 class Ended(Callback):
@@ -97,7 +108,7 @@ def test_the_phases_sum_to_the_wall_time(tmp_path: Path) -> None:
 
 def test_validation_and_checkpoints_are_phases_of_their_own(tmp_path: Path) -> None:
     module = make_module(Validated)
-    slow = Pause("on_save_checkpoint", 0.03)
+    slow = SlowSaves(tmp_path / "a.ckpt", 0.03)
     trainer = make_trainer(
         8, [CostLedger(), slow], default_root_dir=str(tmp_path), val_check_interval=2
     )
@@ -109,7 +120,8 @@ def test_validation_and_checkpoints_are_phases_of_their_own(tmp_path: Path) -> N
     assert phases["validation"]["count"] == 4  # the sanity check is part of the set-up
     assert phases["validation"]["seconds"] >= 4 * 2 * 0.02
     assert phases["set_up"]["seconds"] >= 2 * 0.02
-    assert phases["checkpoint"]["count"] == 0
+    assert phases["checkpoint"]["count"] == 2
+    assert phases["checkpoint"]["seconds"] >= 2 * 0.03
 
 
 def test_steps_with_and_without_teachers_are_timed_apart(tmp_path: Path) -> None:
@@ -155,6 +167,24 @@ def test_every_micro_batch_of_a_step_counts(tmp_path: Path) -> None:
     assert (found["steps"], found["samples"]) == (3, 6 * BATCH)
     assert found["flops"]["student"] == 6 * STUDENT_FLOPS
     assert found["phases"]["student_step"]["count"] == 6
+
+
+def test_a_module_that_optimizes_by_hand_is_measured_too(tmp_path: Path) -> None:
+    class ByHand(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            loss = super().training_step(batch, batch_idx)
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    found = run(tmp_path, steps=6, module=make_module(ByHand))
+    assert (found["steps"], found["samples"]) == (6, 6 * BATCH)
+    assert found["flops"]["student"] == 6 * STUDENT_FLOPS
 
 
 # ---------------------------------------------------------------------------------- no trace
