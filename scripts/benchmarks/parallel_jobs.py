@@ -3,8 +3,9 @@
     python scripts/benchmarks/parallel_jobs.py --checkpoint last.ckpt --repeats 5 --json rows.json
 
 The jobs are those of `rrr glue`: processes that load, train and judge. At once they run as with
-`--devices cpu:2`, with half of the cores each; one after the other as with `--devices cpu:1`, with
-all of them. The two ways alternate. Needs the folder of real test data: `RRR_DATA`, or
+`--devices cpu:2`, with half of the cores each; one after the other with all of them, as with
+`--devices cpu:1`, or with as many threads as `--threads` says: small networks can be faster with
+one. The two ways alternate. Needs the folder of real test data: `RRR_DATA`, or
 `../shared/data` beside the checkout.
 """
 
@@ -23,14 +24,14 @@ from _timing import Median, describe_machine, report
 
 from rrr_lightning.glue.plan import SETTINGS, make_plan
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.jobs import find_places, run_jobs
+from rrr_lightning.jobs import Places, find_places, run_jobs
 from rrr_lightning.jobs.process import write_json
 
 GOAL = 1 / 1.3
 TASK, SEEDS = "mrpc", (1, 2)
 
 
-def seconds(checkpoint: Path, data: Path, devices: str, cells: dict[str, Any]) -> float:
+def seconds(checkpoint: Path, data: Path, places: Places, cells: dict[str, Any]) -> float:
     """Returns the seconds of two new jobs."""
     protocol = find_protocol("quick", {TASK: cells}, SEEDS)
     with tempfile.TemporaryDirectory() as home:
@@ -38,13 +39,19 @@ def seconds(checkpoint: Path, data: Path, devices: str, cells: dict[str, Any]) -
         for run in plan.runs:
             run.folder.mkdir(parents=True)
             write_json(run.folder / SETTINGS, dict(run.settings))
-        places = find_places(devices)
         start = time.perf_counter()
         outcome = run_jobs(plan.jobs, home, places, io.StringIO())
         took = time.perf_counter() - start
     if not outcome.complete:
         raise RuntimeError(f"a job has failed: {outcome.failed}")
     return took
+
+
+def in_turn(threads: int | None) -> Places:
+    """Returns one place, with so many threads or all."""
+    (environment,) = find_places("cpu:1").environments
+    given = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return Places(({**environment, **given},))
 
 
 def main() -> int:
@@ -60,25 +67,32 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="pairs of ways")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a job")
     parser.add_argument("--length", type=int, default=32, help="tokens of a text")
+    parser.add_argument("--threads", type=int, help="of a job when they run one after the other")
     parser.add_argument("--json", type=Path, help="file for the rows")
     arguments = parser.parse_args()
     fallback = Path(__file__).resolve().parents[3] / "shared" / "data"
     data = Path(os.environ.get("RRR_DATA", fallback)) / "glue"
     cells = {"max_steps": arguments.steps, "max_length": arguments.length}
-    pairs = []
+    ways, pairs = (find_places("cpu:2"), in_turn(arguments.threads)), []
     for repeat in range(arguments.repeats):
-        order = ("cpu:2", "cpu:1") if repeat % 2 else ("cpu:1", "cpu:2")
-        took = {way: seconds(arguments.checkpoint, data, way, cells) for way in order}
-        pairs.append((took["cpu:2"], took["cpu:1"]))
+        took = [0.0, 0.0]
+        for way in (0, 1) if repeat % 2 else (1, 0):
+            took[way] = seconds(arguments.checkpoint, data, ways[way], cells)
+        pairs.append(took)
         load = os.getloadavg()[0]
-        print(f"at once {pairs[-1][0]:.1f} s, in turn {pairs[-1][1]:.1f} s; load {load:.1f}")
+        print(f"at once {took[0]:.1f} s, in turn {took[1]:.1f} s; load {load:.1f}", flush=True)
     ratios = [mine / other for mine, other in pairs]
     middle = Median.of(ratios)
     row = {
         **{"name": "two jobs at once / one after the other", "ratio": middle.value},
         **{"low": middle.low, "high": middle.high, "coverage": middle.coverage},
         **{"goal": GOAL, "rule": "at most", "met": middle.value <= GOAL, "n": len(pairs)},
-        **{"steps": arguments.steps, "pairs": pairs, "ratios": ratios},
+        **{
+            "steps": arguments.steps,
+            "threads_in_turn": arguments.threads,
+            "pairs": pairs,
+            "ratios": ratios,
+        },
         **{"device": arguments.device, "machine": describe_machine(arguments.device)},
     }
     return report([row], arguments.json)

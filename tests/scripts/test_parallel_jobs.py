@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rrr_lightning.glue.plan import SETTINGS
-from rrr_lightning.jobs import Failure, Job, Outcome, Places
+from rrr_lightning.jobs import Failure, Job, Outcome, Places, find_places
 from rrr_lightning.jobs.process import read_json
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
@@ -65,4 +65,10 @@ def test_a_failed_job_ends_it(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     failed = Outcome(failed={"mrpc-1": Failure(1, Path("log.txt"), "no")})
     monkeypatch.setattr(script, "run_jobs", lambda *_: failed)
     with pytest.raises(RuntimeError, match="a job has failed"):
-        script.seconds(Path("a.ckpt"), Path("data"), "cpu:1", {})
+        script.seconds(Path("a.ckpt"), Path("data"), Places(({},)), {})
+
+
+def test_jobs_in_turn_may_have_one_thread(script: ModuleType) -> None:
+    (environment,) = script.in_turn(1).environments
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert script.in_turn(None) == find_places("cpu:1")
