@@ -8,7 +8,7 @@ and kept in the precision of the student's rows; everything else of the chunk is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +19,23 @@ from torch.autograd.function import once_differentiable
 CHUNK_ELEMENTS = {"cpu": 2**20}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+
+class Targets(Protocol):
+    """What rows are held against: a tensor whose first dimension are the rows, or its like."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice, /) -> Any: ...
+
+    def detach(self) -> Any:
+        """Returns the same without a graph."""
 
 
-def in_chunks(loss: Loss, student: Tensor, targets: Tensor) -> Tensor:
+SomeTargets = TypeVar("SomeTargets", bound=Targets)
+Loss = Callable[[Tensor, SomeTargets], Tensor]
+
+
+def in_chunks(loss: Loss[SomeTargets], student: Tensor, targets: SomeTargets) -> Tensor:
     """Returns the mean over rows of a loss, chunk by chunk where there are many rows and classes.
 
     Args:
@@ -46,7 +59,9 @@ class _Chunked(torch.autograd.Function):
     """The loss, with the gradient of each chunk computed along with it."""
 
     @staticmethod
-    def forward(context: Any, student: Tensor, targets: Tensor, loss: Loss, rows: int) -> Tensor:
+    def forward(
+        context: Any, student: Tensor, targets: Any, loss: Callable[..., Tensor], rows: int
+    ) -> Tensor:
         # Half precision's range is too small for gradients that no scaler has seen yet.
         kept = torch.float32 if student.dtype == torch.float16 else student.dtype
         gradient = torch.empty_like(student, dtype=kept)

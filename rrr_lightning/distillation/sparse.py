@@ -1,0 +1,215 @@
+"""Sparse teacher targets: what is kept of a row, in 16 bits.
+
+Three kinds. `dense` keeps all logits. `top_k` keeps the K most probable classes and the mass of all
+others together. `sampled` keeps K classes of a random sample, with weights whose expectation is the
+teacher's distribution. `sparse_losses` holds students against them.
+
+Suffixes: N rows, C classes, K classes kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rrr_lightning.errors import InputError, did_you_mean
+
+Kind = Literal["dense", "top_k", "sampled"]
+Arrays = dict[str, npt.NDArray[np.generic]]
+CHUNK_ELEMENTS = 2**22  # rows x classes that are sampled at once, as float64
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is kept of a row.
+
+    Args:
+        kind: `dense`, `top_k` or `sampled`.
+        columns: The number of classes C.
+        kept: The number of classes K kept per row; of no meaning for `dense`.
+        temperature: T of the probabilities that are kept; None for raw logits, `dense` only.
+
+    Raises:
+        InputError: Unknown kind, or a number of classes that it cannot keep.
+    """
+
+    kind: Kind
+    columns: int
+    kept: int
+    temperature: float | None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(
+                f"unknown{did_you_mean(str(self.kind), get_args(Kind))}",
+                key="--kind",
+                found=self.kind,
+                accepted=", ".join(get_args(Kind)),
+            )
+        if self.kind != "dense" and not 1 <= self.kept < self.columns:
+            raise InputError(
+                "out of range",
+                key="--classes",
+                found=self.kept,
+                accepted=f"1 to {self.columns - 1}, or --kind dense for all {self.columns}",
+            )
+
+    @property
+    def bytes_per_row(self) -> int:
+        """The size of a row on the disk."""
+        if self.kind == "dense":
+            return 2 * self.columns
+        number = np.dtype(self._number).itemsize
+        rest = 2 if self.kind == "top_k" else 2 + number
+        return self.kept * (number + 2) + rest
+
+    @property
+    def softness(self) -> float:
+        """The temperature, 1 where there is none."""
+        return self.temperature or 1.0
+
+    @property
+    def _number(self) -> type[np.unsignedinteger]:
+        return np.uint16 if self.columns <= 2**16 else np.uint32
+
+    def encode(self, rows_NC: Tensor, chance_N: Tensor) -> Arrays:
+        """Returns what is stored of a teacher's rows.
+
+        Args:
+            rows_NC: Logits of any precision.
+            chance_N: For each row a random number in [0, 1), float64; only `sampled` uses it.
+        """
+        rows_NC = rows_NC.float()
+        if self.kind == "dense":
+            if self.temperature is not None:  # near 0 a half has its finest steps
+                rows_NC = F.log_softmax(rows_NC / self.softness, dim=1) * self.softness
+            return {"rows": _half(rows_NC)}
+        if self.kind == "top_k":
+            log_p_NC = F.log_softmax(rows_NC / self.softness, dim=1)
+            log_p_NK, classes_NK = log_p_NC.topk(self.kept, dim=1)
+            tail_N1 = log_p_NC.scatter(1, classes_NK, -torch.inf).logsumexp(1, keepdim=True)
+            both = torch.cat([log_p_NK, tail_N1], dim=1)
+            return {"classes": self._numbers(classes_NK), "log_p": _half(both)}
+        size = max(1, CHUNK_ELEMENTS // self.columns)
+        begins = range(0, max(len(rows_NC), 1), size)
+        parts = [self._sample(rows_NC[i : i + size], chance_N[i : i + size]) for i in begins]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _sample(self, rows_NC: Tensor, chance_N: Tensor) -> Arrays:
+        p_NC = F.softmax(rows_NC.double() / self.softness, dim=1)
+        classes_NK, weights_NK = sample_classes(p_NC, self.kept, chance_N.to(p_NC.device))
+        return {
+            "classes": self._numbers(classes_NK),
+            "log_p": _half(weights_NK.log()),
+            "top": self._numbers(p_NC.argmax(dim=1)),
+            "entropy": _half(torch.special.entr(p_NC).sum(dim=1)),
+        }
+
+    def _numbers(self, classes: Tensor) -> npt.NDArray[np.generic]:
+        numbers: npt.NDArray[np.generic] = classes.cpu().numpy().astype(self._number)
+        return numbers
+
+
+def sample_classes(p_NC: Tensor, count: int, chance_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws classes without replacement and weighs them, so that the weights' expectation is p.
+
+    Classes with p of at least a threshold t are always kept, with weight p; each other one is kept
+    with probability p / t, with weight t. The threshold is such that exactly `count` are kept; then
+    the weights of a row add up to 1. Of all such schemes this one has the least sum of variances.
+    All chance of a row is one number: the others are drawn at equal distances along their summed
+    probabilities.
+
+    Args:
+        p_NC: Probabilities, float64.
+        count: How many classes K to keep, fewer than C.
+        chance_N: Random numbers in [0, 1), float64.
+
+    Returns:
+        Classes [N, K] and weights [N, K].
+
+    Source: Cohen et al., "Stream sampling for variance-optimal estimation of subset sums", SODA
+    2009; sampled targets for distillation, drawn with replacement: arXiv 2503.16870.
+    """
+    top_NK, order_NK = p_NC.topk(count, dim=1)
+    before_NK = F.pad(top_NK.cumsum(1)[:, :-1], (1, 0))  # the mass of the m most probable ones
+    places_K = torch.arange(count, device=p_NC.device)
+    thresholds_NK = (1 - before_NK).clamp(min=0) / (count - places_K)
+    certain_N = (top_NK <= thresholds_NK).long().argmax(1)
+    certain_N = torch.where((top_NK <= thresholds_NK).any(1), certain_N, count - 1)
+    threshold_N1 = thresholds_NK.gather(1, certain_N[:, None])
+    is_certain_NK = places_K < certain_N[:, None]
+    others_NC = p_NC.scatter(1, order_NK, torch.where(is_certain_NK, 0.0, top_NK))
+    points_NK = (places_K - certain_N[:, None] + chance_N[:, None]) * threshold_N1
+    sums_NC = others_NC.cumsum(1)
+    # A rounding must not put the last point behind the last class that has a probability.
+    points_NK = torch.minimum(points_NK, sums_NC[:, -1:] * (1 - 1e-15))
+    drawn_NK = torch.searchsorted(sums_NC, points_NK, right=True).clamp(max=p_NC.shape[1] - 1)
+    classes_NK = torch.where(is_certain_NK, order_NK, drawn_NK)
+    return classes_NK, torch.where(is_certain_NK, top_NK, threshold_N1)
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """Targets of N rows as a loss takes them, in float32.
+
+    Args:
+        top_N: The teacher's most probable class.
+        log_p: Dense: logits [N, C]. Otherwise log-probabilities of the classes kept, and, for
+            `top_k`, in a last column that of all others together.
+        classes_NK: The classes kept, none for dense.
+        entropy_N: The entropy of the teacher for `sampled`, zero otherwise.
+    """
+
+    top_N: Tensor
+    log_p: Tensor
+    classes_NK: Tensor
+    entropy_N: Tensor
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> SparseTargets:
+        """Returns targets from what was stored, on the CPU."""
+        if "rows" in arrays:
+            rows_NC = torch.from_numpy(arrays["rows"].astype(np.float32))
+            none_N = rows_NC.new_zeros(len(rows_NC))
+            return cls(
+                rows_NC.argmax(1), rows_NC, torch.zeros(len(rows_NC), 0, dtype=torch.int64), none_N
+            )
+        classes_NK = torch.from_numpy(arrays["classes"].astype(np.int64))
+        # Rounded to 16 bits, the probabilities no longer add up to 1.
+        log_p = F.log_softmax(torch.from_numpy(arrays["log_p"].astype(np.float32)), dim=1)
+        if "top" not in arrays:
+            return cls(classes_NK[:, 0], log_p, classes_NK, log_p.new_zeros(len(log_p)))
+        top_N, entropy_N = arrays["top"].astype(np.int64), arrays["entropy"].astype(np.float32)
+        return cls(torch.from_numpy(top_N), log_p, classes_NK, torch.from_numpy(entropy_N))
+
+    def to(self, device: torch.device) -> SparseTargets:
+        """Returns the targets on a device, without waiting for it."""
+        if device.type == "cpu":
+            return self
+        return self._each(lambda part: part.pin_memory().to(device, non_blocking=True))
+
+    def detach(self) -> SparseTargets:
+        """Returns the targets, which have no graph."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self.log_p)
+
+    def __getitem__(self, chosen: slice) -> SparseTargets:
+        return self._each(lambda part: part[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> SparseTargets:
+        parts = (self.top_N, self.log_p, self.classes_NK, self.entropy_N)
+        return SparseTargets(*map(change, parts))
+
+
+def _half(values: Tensor) -> npt.NDArray[np.generic]:
+    halves: npt.NDArray[np.generic] = values.cpu().numpy().astype(np.float16)
+    return halves

@@ -1,0 +1,257 @@
+"""Stored teacher targets: written once, in the order of the steps, for any number of students.
+
+    FOLDER/targets.json                      what they are targets of, and how they are kept
+    FOLDER/shards/00000100.safetensors       the targets of some steps, named after the first one
+
+Steps are those that are distilled, numbered from 0 on. Within a step the rows lie in the order of
+the samples in the global batch, so that any rank and micro-batch finds its own. A shard appears
+whole or not at all, and is never written again; what is missing can be written later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rrr_lightning.distillation.pool import TeacherPool
+from rrr_lightning.distillation.sparse import Arrays, Encoding, SparseTargets
+from rrr_lightning.errors import InputError
+
+MANIFEST = "targets.json"
+SHARDS = "shards"
+VERSION = 1
+KEY = "distillation.targets"
+COUNTS = "rows_of_samples"
+_PART = ".part"
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What a folder of targets holds, or will hold.
+
+    Args:
+        encoding: What is kept of a row.
+        steps: The optimizer steps that have targets.
+        shards: For each shard the number of its first step among `steps`, and of the one after its
+            last.
+        global_batch_size: Samples of a step.
+        has_counts: Whether samples have varying numbers of rows, as texts with masked tokens do.
+        pool: How teachers were drawn and combined.
+        teachers: Name and SHA-256 of each teacher.
+        run: What the targets depend on besides, by configuration key; plain types.
+    """
+
+    encoding: Encoding
+    steps: range
+    shards: tuple[tuple[int, int], ...]
+    global_batch_size: int
+    has_counts: bool
+    pool: TeacherPool
+    teachers: tuple[Mapping[str, str], ...]
+    run: Mapping[str, Any]
+
+    def identity(self) -> str:
+        """Returns a SHA-256 of everything but the number of steps, which may grow."""
+        content = self.as_json()
+        del content["steps"], content["shards"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the content of the manifest."""
+        return {
+            "version": VERSION,
+            "encoding": asdict(self.encoding),
+            "steps": [self.steps.start, self.steps.stop, self.steps.step],
+            "shards": [list(shard) for shard in self.shards],
+            "global_batch_size": self.global_batch_size,
+            "has_counts": self.has_counts,
+            "pool": asdict(self.pool),
+            "teachers": [dict(teacher) for teacher in self.teachers],
+            "run": dict(self.run),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TargetPlan:
+        """Returns the plan in the content of a manifest."""
+        return cls(
+            encoding=Encoding(**content["encoding"]),
+            steps=range(*content["steps"]),
+            shards=tuple((first, stop) for first, stop in content["shards"]),
+            global_batch_size=content["global_batch_size"],
+            has_counts=content["has_counts"],
+            pool=TeacherPool(**content["pool"]),
+            teachers=tuple(content["teachers"]),
+            run=content["run"],
+        )
+
+    def extended(self, steps: range, steps_per_shard: int) -> TargetPlan:
+        """Returns the plan for more steps, the shards that it has as they are."""
+        shards, begin = list(self.shards), self.shards[-1][1] if self.shards else 0
+        for first in range(begin, len(steps), steps_per_shard):
+            shards.append((first, min(first + steps_per_shard, len(steps))))
+        return replace(self, steps=steps, shards=tuple(shards))
+
+
+def read_plan(folder: Path) -> TargetPlan | None:
+    """Returns the plan in a folder, None where there is none.
+
+    Raises:
+        InputError: It is damaged, or of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        version = content["version"]
+        if version == VERSION:
+            return TargetPlan.from_json(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error})", key=KEY) from error
+    raise InputError(
+        f"{path} is of another version", key=KEY, found=version, accepted=f"version {VERSION}"
+    )
+
+
+def write_plan(folder: Path, plan: TargetPlan) -> None:
+    """Writes the plan so that the folder holds either the former one or the whole new one."""
+    (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+    part = folder / f".{MANIFEST}{_PART}"
+    part.write_text(json.dumps(plan.as_json(), indent=1) + "\n")
+    _put_in_place(part, folder / MANIFEST)
+
+
+def shard_path(folder: Path, first: int) -> Path:
+    """Returns where the shard is that begins with the step of this number."""
+    return folder / SHARDS / f"{first:08d}.safetensors"
+
+
+def write_shard(
+    path: Path, steps: Sequence[Arrays], counts: Sequence[npt.NDArray[np.generic]] | None
+) -> None:
+    """Writes a shard, whole or not at all.
+
+    Args:
+        path: The file.
+        steps: What is kept of each step's rows.
+        counts: For each step how many rows each sample has; None where each has one.
+    """
+    arrays = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+    if counts is not None:
+        arrays[COUNTS] = np.concatenate(list(counts)).astype(np.uint16)
+    part = path.with_name(f".{path.name}{_PART}")
+    save_file(arrays, part)
+    _put_in_place(part, path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed writer left."""
+    for part in (folder / SHARDS).glob(f".*{_PART}"):
+        part.unlink()
+
+
+def missing_shards(folder: Path, plan: TargetPlan) -> list[tuple[int, int]]:
+    """Returns the shards that are still to be written."""
+    return [shard for shard in plan.shards if not shard_path(folder, shard[0]).exists()]
+
+
+class TargetStore:
+    """Reads targets from a folder; what lies on the disk is mapped, and read when asked for.
+
+    Args:
+        folder: What `rrr targets` wrote.
+
+    Raises:
+        InputError: There are no targets, or not all of them.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        plan = read_plan(self.folder)
+        if plan is None:
+            raise InputError(
+                f"there is no {MANIFEST} in the folder",
+                key=KEY,
+                found=str(folder),
+                accepted="a folder that `rrr targets` wrote",
+            )
+        self.plan = plan
+        missing = missing_shards(self.folder, plan)
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(plan.shards)} shards are missing, the first for step "
+                f"{plan.steps[missing[0][0]]}",
+                key=KEY,
+                found=str(folder),
+                accepted="a finished folder; the command that wrote it goes on from here",
+            )
+        self._starts = [first for first, _ in plan.shards]
+        self._number = -1
+        self._shard: Any = None
+        self._rows_before: npt.NDArray[np.int64] | None = None
+
+    def read(self, step: int, places: range) -> SparseTargets:
+        """Returns the targets of some samples of a step.
+
+        Args:
+            step: An optimizer step that has targets.
+            places: Neighbouring places in the global batch.
+
+        Raises:
+            InputError: The shard is damaged.
+        """
+        ordinal = self.plan.steps.index(step)
+        number = int(np.searchsorted(self._starts, ordinal, side="right")) - 1
+        if number != self._number:
+            self._open(number)
+        size = self.plan.global_batch_size
+        base = (ordinal - self._starts[number]) * size
+        first, stop = base + places.start, base + places.stop
+        if self._rows_before is not None:
+            first, stop = self._rows_before[first], self._rows_before[stop]
+        names = (name for name in self._shard.keys() if name != COUNTS)  # noqa: SIM118 - no mapping
+        return SparseTargets.of({name: self._shard.get_slice(name)[first:stop] for name in names})
+
+    def close(self) -> None:
+        """Lets go of the file that is open."""
+        self._number, self._shard, self._rows_before = -1, None, None
+
+    def _open(self, number: int) -> None:
+        path = shard_path(self.folder, self._starts[number])
+        try:
+            _read_ahead(path)
+            self._shard = safe_open(path, framework="np")
+            if self.plan.has_counts:
+                counts = self._shard.get_tensor(COUNTS)
+                self._rows_before = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"the shard {path.name} cannot be read ({error})",
+                key=KEY,
+                found=str(self.folder),
+                accepted="the file as it was written; without it, `rrr targets` writes it again",
+            ) from error
+        self._number = number
+
+
+def _read_ahead(path: Path) -> None:
+    """Has the system bring a file into its cache while the training goes on."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
