@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from rrr_lightning.callbacks._teachers import cheapen_teacher
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.teacher import Teacher, check_rows
+from rrr_lightning.distillation.teacher import Precision, Teacher, check_rows
 from rrr_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,19 +26,27 @@ logger = logging.getLogger(__name__)
 class TeacherProbe:
     """Refuses, on the first batch it sees, teachers with bad rows or too low an accuracy.
 
+    On the same batch, teachers loaded from specs are made cheaper.
+
     Args:
-        teachers: Placed teachers.
+        teachers: Teachers placed by `place_teachers`.
         columns: Number of columns of the student's rows where it is known.
         min_accuracy: Fraction in [0, 1]; None refuses no accuracy, but a teacher that is no better
             than chance is named in a warning.
+        precision: What teachers are held in; None for the default.
     """
 
     def __init__(
-        self, teachers: Sequence[Teacher], columns: int | None, min_accuracy: float | None
+        self,
+        teachers: Sequence[Teacher],
+        columns: int | None,
+        min_accuracy: float | None,
+        precision: Precision | None,
     ) -> None:
         self._waiting = list(teachers)
         self._schema = RowSchema(columns=columns)
         self._min_accuracy = min_accuracy
+        self._precision = precision
 
     @property
     def is_waiting(self) -> bool:
@@ -82,6 +91,7 @@ class TeacherProbe:
             check_rows(rows, self._schema, teacher.key)
             self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
             self._judge(trainer, teacher, rows, _targets(batch, rows))
+            cheapen_teacher(teacher, batch, rows, trainer, self._precision)
 
     def _judge(
         self, trainer: Trainer, teacher: Teacher, rows: Tensor, targets: Tensor | None

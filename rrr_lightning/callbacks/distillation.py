@@ -29,7 +29,7 @@ from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
 from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep, TeacherMeter
-from rrr_lightning.callbacks._teachers import default_precision, load_teachers, match_teachers
+from rrr_lightning.callbacks._teachers import load_teachers, match_teachers, place_teachers
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
@@ -63,8 +63,8 @@ class DistillationCallback(Callback):
             the student: with the first element of a tuple batch, or a dict batch without its
             labels.
         teacher_precision: What the teachers' matrix weights are held and run in. By default
-            teachers loaded from specs follow the trainer's precision, and networks handed in stay
-            as they are.
+            teachers loaded from specs follow the trainer's half precision, or else run in bf16
+            where the device computes in it, and networks handed in stay as they are.
         teacher_min_accuracy: Refuse, before step 1, a teacher with a lower accuracy, in [0, 1], on
             a validation batch (on the first training batch where no sanity check runs).
         allow_teacher_change: Resume although the checkpoint was written with other teachers.
@@ -168,13 +168,11 @@ class DistillationCallback(Callback):
         name = self.student_logits or getattr(pl_module, "student_logits", None)
         if name is not None:
             self._capture = RowCapture(pl_module, name)
-        for teacher in self.teachers:
-            teacher.place(
-                trainer.strategy.root_device,
-                self.teacher_precision or default_precision(teacher, trainer),
-            )
+        place_teachers(self.teachers, trainer, self.teacher_precision)
         self.loss.to(trainer.strategy.root_device)
-        self._probe = TeacherProbe(self.teachers, columns, self.teacher_min_accuracy)
+        self._probe = TeacherProbe(
+            self.teachers, columns, self.teacher_min_accuracy, self.teacher_precision
+        )
         self._step = DistilledStep(
             trainer, pl_module, self.teachers, self.loss, self.schedule, self.pool, self._capture
         )

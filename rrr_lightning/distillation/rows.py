@@ -95,3 +95,16 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
             key=key,
             accepted="finite numbers",
         )
+
+
+@torch.no_grad()
+def compare_rows(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns how far two versions of the same rows [N, C] lie apart, as sums over rows.
+
+    Returns:
+        Three numbers: rows with the same top class, KL(rows || others) in nats, number of rows.
+    """
+    same = (rows.argmax(dim=1) == others.argmax(dim=1)).sum()
+    log_p, log_q = (each.float().log_softmax(dim=1) for each in (rows, others))
+    divergence = (log_p.exp() * (log_p - log_q)).sum()
+    return torch.stack([same.float(), divergence, divergence.new_tensor(len(rows))])

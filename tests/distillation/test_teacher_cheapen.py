@@ -1,0 +1,128 @@
+"""Cheaper forwards give the same rows but for rounding, and can be undone to the last bit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rrr_lightning.distillation.frozen import computes_in_bf16
+from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher, tensor_bytes
+from rrr_lightning.models.image_classifier import ImageClassifier
+from tests.distillation.test_folding import worn
+
+FOLDED = {"rtol": 1e-4, "atol": 1e-5}
+BF16_ROUNDING = {"rtol": 0.05, "atol": 0.05}
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def make_network() -> nn.Module:
+    return worn(ImageClassifier("cifar_resnet8", 10, seed=0))
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+
+
+@pytest.mark.parametrize(("precision", "near"), [("32", FOLDED), ("bf16", BF16_ROUNDING)])
+def test_rows_stay_and_are_put_back_to_the_last_bit(
+    images: Tensor, precision: Any, near: dict[str, float]
+) -> None:
+    teacher = Teacher(make_network(), name="t")
+    teacher.place("cpu", "32")
+    before = teacher.rows((images, None))
+    names = [name for name, _ in teacher.network.named_modules()]
+    state = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
+    undo = teacher.cheapen(precision)
+    assert norms(teacher.network) == 0, "below a module that cannot be traced, too"
+    rows = teacher.rows((images, None))
+    torch.testing.assert_close(rows.float(), before, **near)
+    assert not any(part.training for part in teacher.network.modules())
+    assert not any(each.requires_grad for each in teacher.network.parameters())
+    undo()
+    assert torch.equal(teacher.rows((images, None)), before)
+    assert [name for name, _ in teacher.network.named_modules()] == names
+    for name, tensor in teacher.network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    teacher.cheapen(precision)
+    assert torch.equal(teacher.rows((images, None)), rows), "a second time is the same"
+
+
+def test_training_mode_is_taken_back_at_every_call(images: Tensor) -> None:
+    teacher = Teacher(make_network(), name="t")
+    teacher.place("cpu")
+    teacher.cheapen("bf16")
+    before = teacher.rows((images, None))
+    teacher.network.train()
+    assert torch.equal(teacher.rows((images, None)), before)
+
+
+def test_images_come_in_the_layout_of_the_weights(images: Tensor) -> None:
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.is_contiguous(memory_format=torch.channels_last))
+            return self.conv(images).mean((2, 3))
+
+    own = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    teacher = Teacher(Watching(), name="t", schema=RowSchema(normalization=own))
+    teacher.place("cpu")
+    teacher.cheapen("32")
+    seen.clear()  # tracing has called it as well
+    pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    for given in (images, (images, None), pixels):
+        teacher.rows(given)
+    teacher.inputs = lambda batch: (batch["pixel_values"],)
+    teacher.rows({"pixel_values": images})
+    assert seen == [True] * 4
+    assert teacher.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_weights_from_before_are_kept_no_longer_than_the_way_back() -> None:
+    teacher = Teacher(make_network(), name="t")
+    teacher.place("cpu", "32")
+    full = tensor_bytes(teacher.network)
+    before = [weakref.ref(each) for each in teacher.network.parameters() if each.ndim == 4]
+    kept = teacher.cheapen("bf16")
+    assert 0.4 * full < tensor_bytes(teacher.network) < 0.6 * full
+    assert all(each() is not None for each in before)
+    del kept
+    gc.collect()
+    assert not any(each() is not None for each in before)
+
+
+def test_networks_of_others_are_never_changed() -> None:
+    network = make_network()
+    before = copy.deepcopy(network.state_dict())
+    teacher = Teacher(network, name="theirs", owned=False)
+    teacher.place("cpu")
+    with pytest.raises(RuntimeError, match="'theirs' is not ours"):
+        teacher.cheapen("bf16")
+    assert norms(network) == 7
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_bf16_is_native_where_the_processor_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    for amx, avx in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=amx: found)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=avx: found)
+        assert computes_in_bf16(cpu) == (amx or avx)
+    assert not computes_in_bf16(torch.device("mps"))
