@@ -99,9 +99,9 @@ def cheapen_teacher(
         trainer: The student's trainer.
         precision: As asked for; None for the default of the trainer and its device.
     """
-    if not teacher.owned:
+    chosen = precision or default_precision(teacher, trainer)
+    if not teacher.owned or chosen is None:
         return
-    chosen = precision or default_precision(trainer)
     undo = teacher.cheapen(chosen)
     sums = trainer.strategy.reduce(compare_rows(plain, teacher.rows(batch)), reduce_op="sum")
     same, divergence, rows = sums.tolist()
@@ -115,8 +115,10 @@ def cheapen_teacher(
     rank_zero_info(f"{teacher.key}: left as it was loaded, as in {_WORDS[chosen]} only {found}")
 
 
-def default_precision(trainer: Trainer) -> Precision:
-    """Returns the trainer's half precision, or else the device's."""
+def default_precision(teacher: Teacher, trainer: Trainer) -> Precision | None:
+    """Returns the trainer's half precision, or else the device's; objects stay as they are."""
+    if not teacher.owned:
+        return None
     return _HELD_IN.get(str(trainer.precision), device_precision(trainer.strategy.root_device))
 
 
