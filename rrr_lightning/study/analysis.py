@@ -9,8 +9,8 @@ import numpy as np
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.study.break_even import break_even
-from rrr_lightning.study.checks import check_design, check_points
-from rrr_lightning.study.clocks import cells_of, usable_clocks
+from rrr_lightning.study.checks import check_design, check_points, readable
+from rrr_lightning.study.clocks import cells_of, teachers_cost, usable_clocks
 from rrr_lightning.study.comparison import Bounded, Comparer, Comparison
 from rrr_lightning.study.contrast import Contrast, contrast
 from rrr_lightning.study.frontier import Frontier, log_error
@@ -25,7 +25,7 @@ class Analysis:
     """What the runs of a study say.
 
     Attributes:
-        design: The study.
+        design: The study; by FLOPs where its runs are of several machines.
         points: Its finished runs, by arm, duration and seed.
         clocks: The clocks by which they can be compared, that of the headline first.
         charges: The charges, that of the headline first.
@@ -71,6 +71,7 @@ def analyse(points: Sequence[Point], design: StudyDesign) -> Analysis:
     """
     check_design(design)
     check_points(points, design)
+    design = readable(points, design)
     clocks = usable_clocks(points, (design.clock, *(c for c in CLOCKS if c != design.clock)))
     charges = (design.charge, *(c for c in CHARGES if c != design.charge))
     order = list(design.durations)
@@ -133,7 +134,7 @@ def _compare(analysis: Analysis, clock: Clock, charge: Charge, target: float | N
 
 def _break_even(analysis: Analysis, arm: str) -> Bounded:
     clock = analysis.design.clock
-    costs = [point.teacher_costs.get(clock) for point in analysis.points if point.arm == arm]
+    costs = [teachers_cost(point, clock) for point in analysis.points if point.arm == arm]
     known = [cost for cost in costs if cost is not None]
     teachers = float(np.mean(known)) if len(known) == len(costs) else None
     free = analysis.headline(arm, "free")

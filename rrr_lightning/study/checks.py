@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from rrr_lightning.errors import InputError, did_you_mean
-from rrr_lightning.study.clocks import machines
+from rrr_lightning.study.clocks import are_mixed
 from rrr_lightning.study.frontier import LEAST_DURATIONS, log_error
 from rrr_lightning.study.points import CHARGES, CLOCKS, Point, StudyDesign
 
@@ -85,11 +86,10 @@ def check_design(design: StudyDesign) -> None:
 
 
 def check_points(points: Sequence[Point], design: StudyDesign) -> None:
-    """Refuses runs that do not belong to the study, and clocks that cannot compare them.
+    """Refuses runs that do not belong to the study.
 
     Raises:
-        InputError: A run is of no planned arm, duration and seed, or is there twice; or runs of
-            several machines are to be compared by a wall clock.
+        InputError: A run is of no planned arm, duration and seed, or is there twice.
     """
     seen = set()
     for point in points:
@@ -100,15 +100,13 @@ def check_points(points: Sequence[Point], design: StudyDesign) -> None:
         if name in seen:
             raise InputError("this run is there twice", key=name)
         seen.add(name)
-    kinds = machines(points)
-    if len(kinds) > 1 and design.clock != "flops":
-        counted = ", ".join(f"{name or 'not named'} ({count})" for name, count in kinds.items())
-        raise InputError(
-            f"cannot compare runs of {len(kinds)} different machines: {counted}",
-            key="clock",
-            found=design.clock,
-            accepted="flops",
-        )
+
+
+def readable(points: Sequence[Point], design: StudyDesign) -> StudyDesign:
+    """Returns a design that can be read off the runs: by FLOPs where their machines differ."""
+    if design.clock != "flops" and are_mixed(points, design.charge):
+        return replace(design, clock="flops")
+    return design
 
 
 def missing_runs(points: Sequence[Point], design: StudyDesign) -> dict[str, dict[int, list[int]]]:

@@ -6,8 +6,10 @@ often they happen is a choice of the user, not of the method. `wall_without_data
 waiting as well, as on a machine whose loader keeps up. `flops` counts the operations of the student
 and of the teacher forwards, and is the same on every machine.
 
-The work that a crash has lost is in the ledger, but is no cost of an arm: costs are scaled by the
-share of steps that were not redone.
+The work that a crash has lost is in the ledger, but is no cost of an arm: `lost` tells what it was, and
+it is taken out. Without that entry costs are scaled by the share of steps that were not redone.
+
+Seconds of different machines are never added up or held against each other, only operations are.
 """
 
 from __future__ import annotations
@@ -27,23 +29,38 @@ TRAINING = ("student_step", "teacher_forward", "data_wait", "other")
 
 
 def phase_seconds(ledger: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the device-seconds of a run by phase, for the picture of costs."""
-    devices = ledger.get("world_size") or 1
-    return {name: devices * float(phase["seconds"]) for name, phase in ledger["phases"].items()}
+    """Returns the device-seconds of a run by phase, without what a crash has lost."""
+    scale = (ledger.get("world_size") or 1) * _kept(ledger)
+    lost = (ledger.get("lost") or {}).get("seconds", {})
+    return {
+        name: scale * (float(phase["seconds"]) - lost.get(name, 0.0))
+        for name, phase in ledger["phases"].items()
+    }
 
 
 def run_costs(ledger: Mapping[str, Any]) -> dict[str, float]:
     """Returns the cost of a run by clock, without the clocks that its ledger does not know."""
-    steps, redone = ledger["steps"], ledger.get("redone_steps") or 0
-    kept = (steps - redone) / steps if steps else 1.0
     seconds = phase_seconds(ledger)
-    wall = kept * sum(seconds.get(name, 0.0) for name in TRAINING)
-    waited = kept * seconds.get("data_wait", 0.0)
-    costs = {"wall": wall, "wall_without_data": wall - waited}
-    student = ledger["flops"]["student"]
-    if student is not None:
-        costs["flops"] = kept * (student + (ledger["flops"]["teacher"] or 0.0))
+    wall = sum(seconds.get(name, 0.0) for name in TRAINING)
+    costs = {"wall": wall, "wall_without_data": wall - seconds.get("data_wait", 0.0)}
+    flops = [_flops(ledger, whose) for whose in ("student", "teacher")]
+    known = [each for each in flops if each is not None]
+    if len(known) == len(flops):
+        costs["flops"] = sum(known)
     return {clock: cost for clock, cost in costs.items() if cost > 0}
+
+
+def _flops(ledger: Mapping[str, Any], whose: str) -> float | None:
+    """Returns the operations of a run, without those that a crash has lost."""
+    paid = ledger["flops"][whose]
+    lost = ledger["lost"]["flops"][whose] if ledger.get("lost") else 0.0
+    return None if paid is None or lost is None else _kept(ledger) * (float(paid) - lost)
+
+
+def _kept(ledger: Mapping[str, Any]) -> float:
+    """Returns the share of a run that counts, where the ledger does not tell what was lost."""
+    steps, redone = ledger["steps"], ledger.get("redone_steps") or 0
+    return 1.0 if ledger.get("lost") or not steps else float(steps - redone) / steps
 
 
 def charged(point: Point, clock: Clock, charge: Charge, amortized_over: int) -> float | None:
@@ -51,10 +68,20 @@ def charged(point: Point, clock: Clock, charge: Charge, amortized_over: int) -> 
     own = point.costs.get(clock)
     if own is None or charge == "free" or not point.taught:
         return own
-    teachers = point.teacher_costs.get(clock)
+    teachers = teachers_cost(point, clock)
     if teachers is None:
         return None
     return own + (teachers if charge == "full" else teachers / amortized_over)
+
+
+def teachers_cost(point: Point, clock: Clock) -> float | None:
+    """Returns what the teachers of a run have cost; None where no clock of its machine tells."""
+    return None if clock != "flops" and elsewhere(point) else point.teacher_costs.get(clock)
+
+
+def elsewhere(point: Point) -> list[str]:
+    """Returns the machines that trained teachers of a run, other than its own."""
+    return sorted(set(point.teacher_machines) - {point.hardware})
 
 
 def cells_of(
@@ -75,7 +102,9 @@ def cells_of(
         known = [cost for cost in costs if cost]
         if len(known) < len(runs):
             what = "the training of its teachers" if charge != "free" else "its runs"
-            raise InputError(f"the cost of {what} is not known by the clock {clock}", key=arm)
+            where = sorted({name for run in runs for name in elsewhere(run)})
+            why = f", for it took place on {', '.join(where)}" if where and charge != "free" else ""
+            raise InputError(f"the cost of {what} is not known by the clock {clock}{why}", key=arm)
         try:
             errors = log_error(
                 np.array([run.quality for run in runs]), design.direction, design.ceiling
@@ -91,9 +120,15 @@ def machines(points: Sequence[Point]) -> dict[str, int]:
     return dict(Counter(point.hardware for point in points))
 
 
+def are_mixed(points: Sequence[Point], charge: Charge = "free") -> bool:
+    """Whether runs, or runs and the teachers charged to them, are of more than one machine."""
+    charges = charge != "free" and any(elsewhere(point) for point in points)
+    return charges or len(machines(points)) > 1
+
+
 def usable_clocks(points: Sequence[Point], clocks: Sequence[Clock]) -> list[Clock]:
     """Returns the clocks by which all runs can be compared."""
-    mixed = len(machines(points)) > 1
+    mixed = are_mixed(points)
     return [
         clock
         for clock in clocks

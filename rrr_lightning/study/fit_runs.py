@@ -104,6 +104,7 @@ def fit_one(told: Mapping[str, Any]) -> int:
     if code:
         return code
     try:
+        ledger = _with_names(_whole_ledger(told, folder), told)
         curve = _curve(told, folder, config)
         quality = _judge(told, folder, curve)
     except InputError as error:
@@ -112,7 +113,6 @@ def fit_one(told: Mapping[str, Any]) -> int:
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"{told['run']} could not be judged: exit code {error.returncode}\n")
         return 1
-    ledger = _with_names(read_json(folder / LEDGER), told)
     names = ("run", "role", "arm", "steps", "seed", "fingerprint", "teachers")
     Record(
         **{name: told[name] for name in names},
@@ -178,6 +178,24 @@ def _judge(
     else:
         value = next((row[metric] for row in reversed(curve) if metric in row), None)
     return {"metric": metric, "value": value, "step": steps}
+
+
+def _whole_ledger(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the ledger of a run that has ended.
+
+    Raises:
+        InputError: It does not tell of all steps, so that the run would look too cheap.
+    """
+    ledger: dict[str, Any] = read_json(folder / LEDGER)
+    steps = ledger["steps"] - ledger["redone_steps"]
+    if steps != told["steps"]:
+        raise InputError(
+            f"{folder / LEDGER} does not tell of every step of {told['run']}",
+            key="ledger",
+            found=f"{steps} steps",
+            accepted=f"{told['steps']}; to train this run again, remove its folder",
+        )
+    return ledger
 
 
 def _with_names(ledger: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Point:
         curve: Rows of metrics by step, each with `step`; of them the pictures draw `WEIGHT`,
             and the study's metric, `val/loss` and `train/loss` where they are there.
         hardware: The machine in words. Runs with different words are on different machines.
+        teacher_machines: The machines of all its teachers in words, of each as far as it is known.
         has_teachers: Whether the arm has teachers; without it, whether `teacher_costs` has any.
     """
 
@@ -47,6 +48,7 @@ class Point:
     phases: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[Mapping[str, float]] = ()
     hardware: str = ""
+    teacher_machines: Sequence[str] = ()
     has_teachers: bool | None = None
 
     @property

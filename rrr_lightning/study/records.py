@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,20 +178,22 @@ def make_points(records: Mapping[str, Record]) -> list[Point]:
 
 def _point(record: Record, records: Mapping[str, Record]) -> Point:
     assert record.arm is not None
-    ledgers = list(_ledgers_of_teachers(record, records).values())
-    known = [ledger for ledger in ledgers if ledger is not None]
+    ledgers = _ledgers_of_teachers(record, records)
+    known = {name: ledger for name, ledger in ledgers.items() if ledger is not None}
+    complete = len(known) == len(ledgers)
     return Point(
         arm=record.arm,
         steps=record.steps,
         seed=record.seed,
         quality=record.quality["value"],
         costs=run_costs(record.ledger),
-        teacher_costs=_sum([run_costs(each) for each in known])
-        if len(known) == len(ledgers)
-        else {},
+        teacher_costs=_sum([run_costs(each) for each in known.values()]) if complete else {},
         phases=phase_seconds(record.ledger),
         curve=record.curve,
-        hardware=machine(record.hardware),
+        hardware=machine(record.hardware, record.ledger, record.run),
+        teacher_machines=sorted(
+            {machine(each.get("hardware"), each, name) for name, each in known.items()}
+        ),
         has_teachers=bool(ledgers),
     )
 
@@ -199,18 +201,32 @@ def _point(record: Record, records: Mapping[str, Record]) -> Point:
 def _ledgers_of_teachers(
     record: Record, records: Mapping[str, Record]
 ) -> dict[str, dict[str, Any] | None]:
-    """Returns the ledgers of those who taught a run, and who taught them; None where unknown."""
+    """Returns the ledgers of those who taught a run, and who taught them; None where unknown.
+
+    Checkpoints of one training, as of one that was resumed, count once: the longest.
+    """
     found: dict[str, dict[str, Any] | None] = {}
-    for teacher in record.ledger["teachers"]:
-        name = teacher["name"]
-        if name not in record.teachers:
-            found[name] = teacher["ledger"]
-        elif name in records:
-            found[name] = records[name].ledger
-            found |= _ledgers_of_teachers(records[name], records)
-        else:
-            found[name] = None
+    for name, ledger in _all_teachers(record.ledger, record.teachers, records):
+        before, now = ((each or {}).get("steps", 0) for each in (found.get(name), ledger))
+        if name not in found or now > before:
+            found[name] = ledger
     return found
+
+
+def _all_teachers(
+    ledger: Mapping[str, Any], ours: Sequence[str], records: Mapping[str, Record]
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yields the teachers of a run, each followed by its own; `ours` are runs of the study."""
+    for teacher in ledger.get("teachers") or ():
+        name, told = teacher["name"], teacher["ledger"]
+        if name not in ours:
+            yield (told or {}).get("run") or teacher["sha256"] or name, told
+            yield from _all_teachers(told or {}, (), records)
+        elif name in records:
+            yield name, records[name].ledger
+            yield from _all_teachers(records[name].ledger, records[name].teachers, records)
+        else:
+            yield name, None
 
 
 def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -221,12 +237,26 @@ def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {clock: sum(each[clock] for each in costs) for clock in sorted(clocks)}
 
 
-def machine(hardware: Mapping[str, Any]) -> str:
-    """Returns a machine in words."""
+def machine(
+    hardware: Mapping[str, Any] | None, ledger: Mapping[str, Any], run: str | None = None
+) -> str:
+    """Returns what a run ran on, in words that are the same where seconds are comparable.
+
+    Args:
+        hardware: The machine.
+        ledger: Its ledger, which tells the number of devices, and whether there was another
+            machine before. Such a run is comparable to no other.
+        run: Its name.
+    """
+    if ledger.get("mixed_hardware"):
+        return f"several machines ({run})"
+    if not hardware:
+        return "a machine that is not known"
     device, processor = hardware.get("device"), hardware.get("cpu")
     if device in (None, "cpu", processor):
-        return f"{processor}, {hardware.get('threads')} threads"
-    return str(device)
+        device = f"{processor}, {hardware.get('threads')} threads"
+    devices = ledger.get("world_size") or 1
+    return f"{devices} × {device}" if devices > 1 else str(device)
 
 
 def make_design(study: Study, name: str) -> StudyDesign:

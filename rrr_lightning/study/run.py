@@ -12,15 +12,27 @@ from typing import Any, TextIO
 from rrr_lightning.errors import InputError
 from rrr_lightning.jobs import Outcome, Places, find_places, run_jobs
 from rrr_lightning.jobs.display import duration
+from rrr_lightning.jobs.process import read_json
 from rrr_lightning.study import folder
 from rrr_lightning.study.batches import make_jobs, runs_to_do
+from rrr_lightning.study.checks import readable
+from rrr_lightning.study.pilot import FOLDER as PILOT
 from rrr_lightning.study.pilot import Timing, time_runs
 from rrr_lightning.study.plan import Run, make_plan
-from rrr_lightning.study.records import Record, make_design, make_points, read_records
+from rrr_lightning.study.points import Point, StudyDesign
+from rrr_lightning.study.records import (
+    LEDGER,
+    Record,
+    machine,
+    make_design,
+    make_points,
+    read_records,
+)
 from rrr_lightning.study.report import write_report
 from rrr_lightning.study.settings import Study
 from rrr_lightning.study.study_file import read_study
 from rrr_lightning.study.tuning import write_ranking
+from rrr_lightning.study.words import CLOCKS
 
 PICTURES = "\n!["
 
@@ -108,11 +120,43 @@ def timed(opened: Opened, places: Places) -> dict[str, Timing]:
     """Returns what each kind of run takes; leaves no new folder behind if one is refused."""
     new = not opened.home.exists()
     try:
-        return time_runs(opened.runs, opened.home, places, opened.study.quality)
+        timings = time_runs(opened.runs, opened.home, places, opened.study.quality)
+        _check_machine(opened)
+        return timings
     except InputError:
         if new:
             shutil.rmtree(opened.home, ignore_errors=True)
         raise
+
+
+def _check_machine(opened: Opened) -> None:
+    """Refuses to go on, by a wall clock, on another machine than that of the records.
+
+    Where the records are of several machines already, the report is by FLOPs, and more of them do
+    no harm.
+    """
+    study = opened.study
+    if study.headline.clock == "flops" or study.purpose == "tuning":
+        return
+    roles = ("student",) if study.headline.charge == "free" else ("student", "teacher")
+    there = {
+        machine(record.hardware, record.ledger, record.run)
+        for record in opened.records.values()
+        if record.role in roles
+    }
+    here = set()
+    for kind in {run.kind for run in opened.runs if run.role in roles}:
+        ledger = read_json(opened.home / PILOT / kind / LEDGER)
+        here.add(machine(ledger["hardware"], ledger))
+    if len(there) > 1 or len(there | here) == 1:
+        return
+    ran = f"the records are of {', '.join(there)}, and " if there else ""
+    raise InputError(
+        f"cannot compare runs of different machines: {ran}this is {', '.join(sorted(here))}",
+        key="headline.clock",
+        found=study.headline.clock,
+        accepted="flops; or one machine for all runs",
+    )
 
 
 def report(opened: Opened, stream: TextIO | None = None) -> None:
@@ -127,11 +171,24 @@ def report(opened: Opened, stream: TextIO | None = None) -> None:
         text = write_ranking(points, opened.study, opened.home)
     else:
         design = make_design(opened.study, opened.name)
-        text = write_report(points, design, opened.home, _notes(opened))
+        notes = _forced(points, design)
+        stream.writelines(f"\n{note}.\n" for note in notes)
+        text = write_report(points, design, opened.home, [*notes, *_notes(opened)])
     # The screen gets the question and its answer; the rest is in the file.
     stream.write(f"\n{text.partition(PICTURES)[0].rstrip()}\n\n")
     for path in (*sorted(opened.home.glob("report.*")), *sorted(opened.home.glob("*.png"))):
         stream.write(f"{path}\n")
+
+
+def _forced(points: Sequence[Point], design: StudyDesign) -> list[str]:
+    """Says where the report has to take another clock than the study."""
+    clock = readable(points, design).clock
+    if clock == design.clock:
+        return []
+    return [
+        f"The headline is by {CLOCKS[clock]} and not by {CLOCKS[design.clock]}, as the runs were "
+        "made on different machines"
+    ]
 
 
 def _notes(opened: Opened) -> Sequence[str]:
@@ -143,6 +200,6 @@ def _notes(opened: Opened) -> Sequence[str]:
         if record.trained_again:
             notes.append(
                 f"{record.run} was trained again, {record.trained_again} time(s), because its "
-                "checkpoint was gone; its costs are those of the last time."
+                "checkpoint was gone; its costs are those of the last time"
             )
     return notes

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from rrr_lightning.errors import InputError
 from rrr_lightning.study.analysis import Analysis, analyse
 from rrr_lightning.study.points import CHARGES, CLOCKS
 from tests.study.made import DESIGN, study
@@ -83,8 +82,19 @@ def test_mixed_machines() -> None:
     points = study()
     points = [replace(points[0], hardware="another"), *points[1:]]
     assert analyse(points, DESIGN).clocks == ["flops"]
-    with pytest.raises(InputError, match="2 different machines"):
-        analyse(points, replace(DESIGN, clock="wall"))
+    found = analyse(points, replace(DESIGN, clock="wall"))
+    assert (found.design.clock, found.clocks) == ("flops", ["flops"])
+    assert found.headline("taught").target.value is not None
+
+
+def test_teachers_of_another_machine() -> None:
+    points = [replace(point, teacher_machines=("another",)) for point in study()]
+    found = analyse(points, replace(DESIGN, clock="wall"))
+    assert found.design.clock == "wall"
+    assert found.headline("taught").target.value is not None
+    assert "took place on another" in str(found.headline("taught", "full").target.why)
+    assert found.comparisons["taught", "flops", "full"].target.value is not None
+    assert found.break_even["taught"].value is None
 
 
 def test_a_clock_that_some_runs_do_not_know() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.study.clocks import (
+    are_mixed,
     cells_of,
     charged,
     machines,
@@ -51,9 +52,20 @@ def test_redone_steps_are_no_cost_of_an_arm() -> None:
     assert found == pytest.approx({"wall": 24.8, "wall_without_data": 21.6, "flops": 6.4e9})
 
 
-def test_unknown_clocks_are_left_out() -> None:
-    assert "flops" not in run_costs(ledger(flops={"student": None, "teacher": None}))
-    assert run_costs(ledger(flops={"student": 6e9, "teacher": None}))["flops"] == 6e9
+def test_lost_work_is_taken_out_as_it_was() -> None:
+    seconds = {"student_step": 1.5, "teacher_forward": 1.0, "data_wait": 0.5, "validation": 2.5}
+    told = {"seconds": seconds, "flops": {"student": 1e9, "teacher": 5e8}}
+    lossy = ledger(redone_steps=20, lost=told)
+    assert run_costs(lossy) == pytest.approx({"wall": 25, "wall_without_data": 22, "flops": 6.5e9})
+    assert phase_seconds(lossy)["validation"] == 5.0
+    unknown = {"seconds": seconds, "flops": {"student": None, "teacher": 0.0}}
+    assert set(run_costs(ledger(lost=unknown))) == {"wall", "wall_without_data"}
+
+
+@pytest.mark.parametrize("unknown", ["student", "teacher"])
+def test_unknown_clocks_are_left_out(unknown: str) -> None:
+    flops = {"student": 6e9, "teacher": 2e9, unknown: None}
+    assert set(run_costs(ledger(flops=flops))) == {"wall", "wall_without_data"}
 
 
 def test_charges() -> None:
@@ -69,6 +81,20 @@ def test_charges() -> None:
     assert charged(never_known, "flops", "free", 10) == 6e9
 
 
+def test_seconds_of_other_machines_are_not_added() -> None:
+    point = replace(runs("taught", (6,), teacher=20.0)[0], teacher_machines=("a big machine",))
+    for clock in ("wall", "wall_without_data"):
+        assert charged(point, clock, "full", 10) is None
+        assert charged(point, clock, "amortized", 10) is None
+        assert charged(point, clock, "free", 10) == point.costs[clock]
+    assert charged(point, "flops", "full", 10) == 26e9
+    assert are_mixed([point], "full")
+    assert not are_mixed([point], "free")
+    here = replace(point, teacher_machines=("a machine",))
+    assert charged(here, "wall", "full", 10) == 72 + 240
+    assert not are_mixed([here], "full")
+
+
 def test_cells_in_the_order_of_costs() -> None:
     cells = cells_of(study(), DESIGN, "taught", "wall", "free")
     assert [cell.steps for cell in cells] == [3, 6, 12]
@@ -81,6 +107,9 @@ def test_cells_that_cannot_be_made() -> None:
     unknown = study(teacher_costs={}, has_teachers=True)
     with pytest.raises(InputError, match="taught: the cost of the training of its teachers is not"):
         cells_of(unknown, DESIGN, "taught", "flops", "full")
+    elsewhere = study(teacher_machines=("a big machine",))
+    with pytest.raises(InputError, match="by the clock wall, for it took place on a big machine"):
+        cells_of(elsewhere, DESIGN, "taught", "wall", "full")
     with pytest.raises(InputError, match="the cost of its runs is not known by the clock wall"):
         cells_of(study(costs={"flops": 1.0}), DESIGN, "plain", "wall", "free")
     with pytest.raises(InputError, match=r"taught, 3 steps: .*no logarithm.*found 1\.0"):

@@ -91,6 +91,18 @@ def test_a_missing_last_validation_is_made_up_for(tmp_path: Path, pretend: Prete
     assert again.quality == whole.quality
 
 
+def test_a_ledger_that_does_not_tell_of_the_whole_run_is_refused(
+    tmp_path: Path, pretend: Pretend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend.told_steps["baseline-8-1"] = 3
+    assert main(batch(tmp_path, "baseline-8-1")) == 2
+    assert "does not tell of every step of baseline-8-1; found '3 steps'; accepted: 8; to " in (
+        capsys.readouterr().err
+    )
+    assert read_record(tmp_path, "baseline-8-1") is None
+    assert main(batch(tmp_path, "baseline-8-1")) == 0
+
+
 def test_a_metric_that_is_never_logged_ends_as_wrong_input(
     tmp_path: Path, pretend: Pretend, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.study.clocks import charged, machines, usable_clocks
 from rrr_lightning.study.plan import Run, make_plan
+from rrr_lightning.study.points import CLOCKS
 from rrr_lightning.study.records import (
     CURVE_ROWS,
     Record,
@@ -123,6 +126,22 @@ def test_teachers_from_elsewhere_bring_their_ledgers(tmp_path: Path) -> None:
     assert point.teacher_costs["flops"] == pytest.approx(5e9)
 
 
+def test_teachers_from_elsewhere_bring_their_own_teachers(tmp_path: Path) -> None:
+    run = plan(tmp_path)["baseline-8-1"]
+    told = ledger(8, teachers=("old.ckpt", "older.ckpt"))
+    oldest = ledger(10, 1e9) | {"run": "a"}
+    for teacher, part in zip(told["teachers"], (0.5, 1.0), strict=True):
+        # Two checkpoints of one training count once, as far as the longer one went.
+        teacher["ledger"] = ledger(100, part * 5e9, ("its.ckpt",)) | {"run": "b", "steps": part}
+        teacher["ledger"]["teachers"][0]["ledger"] = oldest
+    (point,) = make_points({run.name: record(run, 0.4, ledger=told)})
+    assert point.teacher_costs["flops"] == pytest.approx(1.25 * 5e9 + 1e9)
+    told["teachers"][1]["ledger"]["teachers"][0]["ledger"] = None
+    told["teachers"][1]["ledger"]["teachers"][0]["name"] = "unknown.ckpt"
+    (point,) = make_points({run.name: record(run, 0.4, ledger=told)})
+    assert point.teacher_costs == {}
+
+
 def test_teachers_of_teachers_are_charged_once(tmp_path: Path) -> None:
     teachers = {
         "old": {"steps": 10, "seeds": [7]},
@@ -136,8 +155,31 @@ def test_teachers_of_teachers_are_charged_once(tmp_path: Path) -> None:
 
 
 def test_machines_in_words() -> None:
-    assert machine(HARDWARE) == "A processor, 1 threads"
-    assert machine({**HARDWARE, "device": "NVIDIA H200"}) == "NVIDIA H200"
+    assert machine(HARDWARE, {}) == "A processor, 1 threads"
+    large = {**HARDWARE, "device": "NVIDIA H200"}
+    assert machine(large, {"world_size": 1}) == "NVIDIA H200"
+    assert machine(large, {"world_size": 8}) == "8 × NVIDIA H200"
+    assert machine(None, {}) == "a machine that is not known"
+
+
+def test_points_know_the_machines_of_runs_and_teachers(tmp_path: Path) -> None:
+    runs = plan(tmp_path)
+    large = {**HARDWARE, "device": "NVIDIA H200"}
+    taught = record(runs["distilled-8-1"], 0.4)
+    teacher = record(runs["longer-901"], 0.4)
+    on_large = replace(teacher, hardware=large, ledger={**teacher.ledger, "hardware": large})
+    records = {"distilled-8-1": taught, "longer-901": on_large}
+    (point,) = make_points(records)
+    assert list(point.teacher_machines) == ["NVIDIA H200"]
+    assert charged(point, "wall", "full", 1) is None
+    # A run that was resumed on another machine is comparable to no other.
+    resumed = [
+        replace(record(runs[name], 0.4), ledger={**taught.ledger, "mixed_hardware": True})
+        for name in ("distilled-8-1", "distilled-8-2")
+    ]
+    points = make_points({each.run: each for each in resumed})
+    assert len(machines(points)) == 2
+    assert usable_clocks(points, CLOCKS) == ["flops"]
 
 
 def test_the_design_is_the_studys() -> None:

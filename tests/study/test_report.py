@@ -76,8 +76,15 @@ def test_half_finished_and_empty(tmp_path: Path) -> None:
 
 
 def test_a_report_of_nothing_that_can_be_judged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names no seed"):
+        write_report(study(), replace(DESIGN, seeds=()), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_different_machines_are_compared_by_flops() -> None:
     points = study()
     mixed = [replace(points[0], hardware="another"), *points[1:]]
-    with pytest.raises(InputError, match="2 different machines"):
-        write_report(mixed, replace(DESIGN, clock="wall"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    found = build_report(mixed, replace(DESIGN, clock="wall"))
+    assert found["clock"] == found["arms"][0]["clock"] == "flops"
+    assert {cell["clock"] for cell in found["arms"][0]["cells"]} == {"flops"}
+    assert found["arms"][0]["speed_up"] == build_report(points, DESIGN)["arms"][0]["speed_up"]

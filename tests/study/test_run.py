@@ -92,8 +92,66 @@ def test_another_study_is_refused(tmp_path: Path, pretend: Pretend) -> None:
 
 def test_a_refused_study_leaves_no_folder(tmp_path: Path, pretend: Pretend) -> None:
     with pytest.raises(InputError, match="no run logs it"):
-        go(tmp_path, quality={"metric": "val/x", "direction": "min"})
+        go(tmp_path, quality={"metric": "val/x", "direction": "min", "target": 0.3})
     assert not (tmp_path / "out").exists()
+
+
+WALL = {"clock": "wall", "charge": "free"}
+
+
+def move(home: Path, pattern: str) -> None:
+    """Says of records that their runs were made on another machine."""
+    for path in (home / "records").glob(pattern):
+        record = json.loads(path.read_text())
+        record["hardware"]["cpu"] = record["ledger"]["hardware"]["cpu"] = "Another processor"
+        path.write_text(json.dumps(record))
+
+
+def test_a_wall_clock_is_refused_on_another_machine_before_any_run(
+    tmp_path: Path, pretend: Pretend
+) -> None:
+    go(tmp_path, headline=WALL)
+    move(tmp_path / "out", "*.json")
+    (tmp_path / "out" / "records" / "baseline-8-1.json").unlink()
+    before = len(pretend.calls)
+    with pytest.raises(InputError) as caught:
+        go(tmp_path, headline=WALL)
+    assert str(caught.value) == (
+        "headline.clock: cannot compare runs of different machines: the records are of "
+        "Another processor, 1 threads, and this is A processor, 1 threads; found 'wall'; "
+        "accepted: flops; or one machine for all runs"
+    )
+    assert not [name for _, name in pretend.calls[before:] if "-" in name]  # pilots alone
+    stream = io.StringIO()  # what there is can be reported all the same
+    report(open_study(str(tmp_path / "made.yaml"), tmp_path / "out"), stream)
+    assert reported(tmp_path / "out")["clock"] == "wall"
+
+
+def test_students_may_have_teachers_from_another_machine(tmp_path: Path, pretend: Pretend) -> None:
+    go(tmp_path, headline=WALL)
+    move(tmp_path / "out", "longer-*.json")
+    (tmp_path / "out" / "records" / "baseline-8-1.json").unlink()
+    go(tmp_path, headline=WALL)
+    found = reported(tmp_path / "out")
+    assert found["clock"] == "wall"
+    assert found["arms"][0]["speed_up"] is not None
+    assert "A processor, 1 threads" in found["machines"]
+    assert "took place on Another processor" in found["arms"][0]["full_charge"]["why"]
+
+
+def test_where_machines_differ_the_report_is_by_flops(tmp_path: Path, pretend: Pretend) -> None:
+    go(tmp_path, headline=WALL)
+    by_time = reported(tmp_path / "out")["arms"][0]
+    move(tmp_path / "out", "baseline-*-1.json")
+    (tmp_path / "out" / "records" / "distilled-8-2.json").unlink()
+    printed = go(tmp_path, headline=WALL)  # there is nothing left to spoil
+    line = "The headline is by FLOPs and not by device time, as the runs were made on different"
+    assert line in printed
+    assert line in (tmp_path / "out" / "report.md").read_text()
+    found = reported(tmp_path / "out")["arms"][0]
+    assert (by_time["clock"], found["clock"]) == ("wall", "flops")
+    assert {cell["clock"] for cell in found["cells"]} == {"flops"}
+    assert found["speed_up"] is not None
 
 
 def test_half_a_study_is_reported(tmp_path: Path, pretend: Pretend) -> None:
