@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
+from rrr_lightning.data.image_cuts import Cut
+from rrr_lightning.data.image_decoding import Decoder, decode
 from rrr_lightning.data.image_sources import ImageSource
 from rrr_lightning.data.image_views import ShiftedViews, View
 from rrr_lightning.data.sampling import Key
 from rrr_lightning.errors import InputError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
-
-def decode(encoded: bytes, name: str) -> Image.Image:
-    """Returns an RGB image; grey, palette and CMYK images are converted.
-
-    Raises:
-        InputError: The image is corrupt or cut short; the message holds `name`.
-    """
-    try:
-        return Image.open(io.BytesIO(encoded)).convert("RGB")
-    except UNREADABLE as error:
-        raise InputError(f"{name} cannot be decoded ({error})", key="data.source") from error
 
 
 class ViewedImages:
@@ -57,12 +38,16 @@ class ViewedImages:
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch:
         indices = self.chosen[[index for _, index in keys]]
+        decoder, name = Decoder(), self.source.name
         images = zip(keys, indices.tolist(), self.source.encoded(indices.tolist()), strict=True)
-        pixels = [
-            self.view(decode(encoded, self.source.name(index)), *key)
+        views = [
+            decoder.view(encoded, partial(name, index), partial(self._cut, key))
             for key, index, encoded in images
         ]
-        return _channels_last(torch.from_numpy(np.stack(pixels))), self.source.labels[indices]
+        return _channels_last(torch.stack(views)), self.source.labels[indices]
+
+    def _cut(self, key: Key, width: int, height: int) -> Cut:
+        return self.view(width, height, *key)
 
 
 class SmallImages:

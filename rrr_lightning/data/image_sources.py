@@ -7,7 +7,8 @@ image in an error message, and how to fetch the encoded bytes. Nothing is decode
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +65,8 @@ class FolderImages:
 
     def encoded(self, indices: Sequence[int]) -> list[bytes]:
         """Reads image files."""
-        return [_read(self.root / self.paths[index], self.name(index)) for index in indices]
+        folder = f"{self.root}{os.sep}"
+        return [_read(folder + self.paths[index], partial(self.name, index)) for index in indices]
 
     def name(self, index: int) -> str:
         """Returns the path of an image, with its index."""
@@ -130,7 +132,7 @@ class TableImages:
         for index, row in zip(indices, rows, strict=True):
             stored = row["bytes"] if isinstance(row, dict) else row
             if stored is None and isinstance(row, dict) and row["path"]:
-                stored = _read(Path(row["path"]), self.name(index))
+                stored = _read(row["path"], partial(self.name, index))
             if stored is None:
                 raise InputError(f"{self.name(index)} is missing", key="data.source")
             images.append(stored)
@@ -193,8 +195,11 @@ def _images_in(folder: Path) -> list[str]:
     return found
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read(path: str, name: Callable[[], str]) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror})", key="data.source") from error
+        raise InputError(
+            f"{name()} cannot be read ({error.strerror})", key="data.source"
+        ) from error

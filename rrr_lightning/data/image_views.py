@@ -1,8 +1,8 @@
 """The views of an image: keyed random crops for training, one fixed crop for evaluation.
 
-A training view is a function of (seed, epoch, index) alone, so it does not change with the number
-of workers, the rank or a resume. Boxes are distributed as in torchvision's `RandomResizedCrop`, and
-the pixels of a box are the same as there, to the last bit.
+A training view is a function of (seed, epoch, index) and of the image's size alone, so it does not
+change with the number of workers, the rank or a resume, and is known before the image is decoded.
+Boxes are distributed as in torchvision's `RandomResizedCrop`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 
+from rrr_lightning.data.image_cuts import Box, Cut
 from rrr_lightning.random import key_seed, keyed_generator
 
-Box = tuple[int, int, int, int]
-Pixels = npt.NDArray[np.uint8]
 RATIOS = (3 / 4, 4 / 3)
 
 
 class View(Protocol):
-    """Makes an array of one size from an image of any size."""
+    """Says what to take of an image of any size; the results are of one size."""
 
-    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
-        """Returns uint8 of shape [H, W, 3]."""
+    def __call__(self, width: int, height: int, epoch: int, index: int) -> Cut:
+        """Returns the cut of an image of width x height pixels."""
 
 
 def random_box(width: int, height: int, min_scale: float, chance: random.Random) -> Box:
@@ -72,14 +69,11 @@ class TrainingView:
     min_scale: float
     seed: int
 
-    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
-        """Returns the view as uint8 of shape [crop_size, crop_size, 3]."""
+    def __call__(self, width: int, height: int, epoch: int, index: int) -> Cut:
+        """Returns the cut of an image of width x height pixels."""
         chance = random.Random(key_seed(self.seed, "view", epoch, index))
-        box = random_box(*image.size, self.min_scale, chance)
-        size = (self.crop_size, self.crop_size)
-        # Not `resize(box=box)`: at the edges that also looks at pixels outside the box.
-        pixels = np.asarray(image.crop(box).resize(size, Image.Resampling.BILINEAR))
-        return pixels[:, ::-1] if chance.random() < 0.5 else pixels
+        box = random_box(width, height, self.min_scale, chance)
+        return Cut(box, (self.crop_size, self.crop_size), flip=chance.random() < 0.5)
 
 
 @dataclass(frozen=True)
@@ -94,15 +88,13 @@ class EvaluationView:
     resize_size: int
     crop_size: int
 
-    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pixels:
-        """Returns the view as uint8 of shape [crop_size, crop_size, 3]; the key has no effect."""
-        shorter = min(image.size)
-        width, height = (int(self.resize_size * side / shorter) for side in image.size)
-        left, upper = round((width - self.crop_size) / 2), round((height - self.crop_size) / 2)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(
-            resized.crop((left, upper, left + self.crop_size, upper + self.crop_size))
-        )
+    def __call__(self, width: int, height: int, epoch: int, index: int) -> Cut:
+        """Returns the cut of an image of width x height pixels; the key has no effect."""
+        shorter, crop = min(width, height), self.crop_size
+        wide, tall = (int(self.resize_size * side / shorter) for side in (width, height))
+        left, upper = round((wide - crop) / 2), round((tall - crop) / 2)
+        window = (left, upper, left + crop, upper + crop)
+        return Cut((0, 0, width, height), (wide, tall), window)
 
 
 class ShiftedViews:
