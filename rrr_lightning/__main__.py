@@ -11,6 +11,7 @@ COMMANDS = {
     "export": "rrr_lightning.export",
     "glue": "rrr_lightning.glue.command",
     "study": "rrr_lightning.study.command",
+    "targets": "rrr_lightning.targets.command",
 }
 LIGHTNING = ("fit", "validate", "test", "predict")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +73,8 @@ class RRRCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Makes a parser that finds shipped configurations by name."""
         parser = self.parser_class(prog="rrr", **kwargs)
-        parser.epilog = "Commands of their own: rrr export, rrr glue, rrr study; see their --help."
+        commands = "rrr export, rrr glue, rrr study, rrr targets"
+        parser.epilog = f"Commands of their own: {commands}; see their --help."
         parser.add_argument(
             "-c",
             "--config",
@@ -104,9 +105,10 @@ class RRRCLI(LightningCLI):
     def _make_distillation(
         self, class_type: type[DistillationCallback], *args: Any, **kwargs: Any
     ) -> DistillationCallback | None:
-        """Makes the callback, for training runs with teachers."""
+        """Makes the callback, for training runs with teachers or their targets."""
         kwargs.pop("applied_instantiation_links", None)
-        off = self.subcommand != "fit" or not kwargs.get("teachers")
+        taught = kwargs.get("teachers") or kwargs.get("targets")
+        off = self.subcommand != "fit" or not taught
         return None if off else class_type(*args, **kwargs)
 
     # ------------------------------------------------------------------------------ checks
@@ -128,7 +130,7 @@ class RRRCLI(LightningCLI):
                 accepted="a whole number from 1",
             )
         section = config["distillation"]
-        if section["teachers"]:
+        if section["teachers"] or section["targets"]:
             return
         default = self._parser("fit").get_defaults()["distillation"]
         for key in sorted(section.keys()):
@@ -183,11 +185,11 @@ class RRRCLI(LightningCLI):
         return config["ledger"] and not any(isinstance(each, CostLedger) for each in callbacks)
 
 
-def main() -> None:
-    """Runs `rrr`."""
+def main(run: Callable[[], object] = RRRCLI) -> None:
+    """Runs `rrr`, or another command that reads its arguments as `rrr fit` does."""
     try:
         with _quiet():
-            RRRCLI()
+            run()
     except MisconfigurationException as error:
         _parsing.fail(str(error))
     except Exception as error:

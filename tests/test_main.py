@@ -8,7 +8,7 @@ import pytest
 
 from rrr_lightning.__main__ import main
 
-ACCEPTED = "accepted: fit, validate, test, predict, export, glue, study"
+ACCEPTED = "accepted: fit, validate, test, predict, export, glue, study, targets"
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_the_help_names_the_commands_of_their_own(
         main()
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    for name in ("fit", "validate", "rrr export", "rrr glue", "rrr study"):
+    for name in ("fit", "validate", "rrr export", "rrr glue", "rrr study", "rrr targets"):
         assert name in printed

@@ -19,6 +19,7 @@ from rrr_lightning.callbacks._clock import PHASES, STUDENT, TEACHER
 from rrr_lightning.errors import InputError
 
 VERSION = 1
+FILE = "ledger.json"
 _FLOPS = {STUDENT: "student", TEACHER: "teacher"}
 
 

@@ -23,8 +23,8 @@ from rrr_lightning.callbacks._clock import (
 from rrr_lightning.callbacks._flops import FlopMeter, shapes_of
 from rrr_lightning.callbacks._hardware import EnergyMeter, peak_memory
 from rrr_lightning.callbacks._ledger import Part
+from rrr_lightning.callbacks._sources import TeacherMeter
 from rrr_lightning.callbacks._splice import Shadow
-from rrr_lightning.callbacks._step import TeacherMeter
 from rrr_lightning.distillation.teacher import Teacher
 
 _WARM_UP_STEPS = 3  # of each kind of step; medians leave them out
@@ -82,7 +82,7 @@ class Session(TeacherMeter):
 
             def measured(*args: Any) -> Any:
                 batch = next(iter(args[-1].values()), None)  # of the arguments of `training_step`
-                self._see(batch)
+                self.see(batch)
                 result = self._flops.step(lambda: run(*args), batch, trainer.lightning_module)
                 self._is_counted |= self._flops.counting
                 return result
@@ -149,7 +149,8 @@ class Session(TeacherMeter):
         """Returns the median seconds of a step without teachers, and of one with them."""
         return {kind: self.clock.step_seconds(kind) for kind in ("plain", "distilled")}
 
-    def _see(self, batch: Any) -> None:
+    def see(self, batch: Any) -> None:
+        """Counts the samples and tokens of a batch."""
         shapes = shapes_of(batch)
         self._samples += shapes[0][0] if shapes and shapes[0] else 0
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else None

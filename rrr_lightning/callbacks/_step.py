@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrr_lightning.callbacks._logging import is_logging_step
+from rrr_lightning.callbacks._sources import Source
 from rrr_lightning.callbacks._splice import KEY, RowCapture
-from rrr_lightning.distillation.losses import mean_of_logits, mean_of_probabilities
-from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.rows import as_rows
 from rrr_lightning.distillation.schedule import DistillationSchedule
-from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.errors import InputError
 
 LOGGED_KEYS = (
@@ -28,50 +25,31 @@ LOGGED_KEYS = (
 )
 
 
-class TeacherMeter:
-    """Runs teachers and measures nothing; a cost ledger puts one in its place that does."""
-
-    def phase(self) -> AbstractContextManager[None]:
-        """Returns what goes around all that the teachers of a step do."""
-        return nullcontext()
-
-    def rows(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
-        """Returns the rows of a teacher, which is number `number` of the pool."""
-        return teacher.rows(batch)
-
-
 class DistilledStep:
     """Goes around a module's `training_step` and returns what it returns, with the mixed loss.
 
     Args:
         trainer: Tells the optimizer step, which fixes the weight and the draw of teachers.
         module: The student.
-        teachers: The pool's teachers, placed.
-        loss: From student and teacher rows [N, C] to their mean loss.
+        source: Tells what the teachers say of a batch.
         schedule: From the progress to the weight.
-        pool: From the step to the teachers that run.
         capture: Catches the student's rows; None where `training_step` returns them as `logits`.
 
     Attributes:
         total_steps: Optimizer steps of the run, to be set before the first step.
-        meter: Runs the teachers.
     """
 
     def __init__(
         self,
         trainer: Trainer,
         module: LightningModule,
-        teachers: Sequence[Teacher],
-        loss: nn.Module,
+        source: Source,
         schedule: DistillationSchedule,
-        pool: TeacherPool,
         capture: RowCapture | None,
     ) -> None:
         self._trainer = trainer
-        self._teachers = teachers
-        self._loss = loss
+        self._source = source
         self._schedule = schedule
-        self._pool = pool
         self._capture = capture
         # Modules that count rows over a whole optimizer step weigh a mean over N rows by their own
         # factor.
@@ -79,7 +57,6 @@ class DistilledStep:
         self._to_log: dict[str, Tensor | float] = {}
         self._is_tried = False
         self.total_steps = 0
-        self.meter = TeacherMeter()
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own step `inner`; unchanged where the weight is zero.
@@ -91,34 +68,33 @@ class DistilledStep:
         weight = self._schedule.at_step(step, self.total_steps)
         if weight == 0 and self._is_tried:
             return inner(*args, **kwargs)
-        drawn = self._pool.draw(step, len(self._teachers), self._trainer.global_rank)
         # The teachers go first: their activations are gone before the student's exist, and they see
         # the batch as it came, whatever the step does to it.
         batch = args[0] if args else next(iter(kwargs.values()))
-        with self.meter.phase():
-            each = [self.meter.rows(number, self._teachers[number], batch) for number in drawn]
-            teacher_rows = self._combine(each)
+        answer = self._source(step, batch)
         output, student_rows = self._run(inner, batch, args, kwargs)
         if student_rows is None:
             return output
-        _check_alignment(student_rows, teacher_rows)
+        self._is_tried = True
+        if answer is None:
+            return output
+        _check_alignment(student_rows, answer.shape)
         task_loss = output["loss"] if isinstance(output, Mapping) else output
-        distillation_loss = mean = self._loss(student_rows, teacher_rows)
+        distillation_loss = mean = answer.loss(student_rows)
         factor = 1.0
         if self._row_factor is not None:
             factor = self._row_factor(len(student_rows))
             distillation_loss = mean * factor
-        self._is_tried = True
         if weight == 0:
             return output
         loss = (1 - weight) * task_loss + weight * distillation_loss
         if is_logging_step(self._trainer):
-            agreement = _agreement(student_rows, teacher_rows)
+            agreement = _agreement(student_rows, answer.top())
             # Means over rows, both of them; a step without rows has none, and its losses are zero.
             values = (task_loss.detach() / (factor or 1.0), mean.detach(), weight, agreement)
             self._to_log = dict(zip(LOGGED_KEYS, values, strict=False))
-            if len(drawn) == 1:
-                self._to_log["train/teacher"] = float(drawn[0])
+            if answer.teacher is not None:
+                self._to_log["train/teacher"] = float(answer.teacher)
         return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
     def take_log(self) -> dict[str, Tensor | float]:
@@ -145,16 +121,6 @@ class DistilledStep:
             return output, _student_rows(self._capture.close(), batch, self._capture.whose)
         finally:
             self._capture.abandon()
-
-    def _combine(self, rows: list[Tensor]) -> Tensor:
-        if len(rows) == 1:
-            return rows[0]
-        if self._pool.combine == "probabilities":
-            return mean_of_probabilities(rows, float(getattr(self._loss, "temperature", 1.0)))
-        if self._pool.combine == "logits" or not hasattr(self._loss, "combine"):
-            return mean_of_logits(rows)
-        combine = cast(Callable[[list[Tensor]], Tensor], self._loss.combine)
-        return combine(rows)
 
 
 def _has_no_loss(output: Any) -> bool:
@@ -186,19 +152,19 @@ def _student_rows(output: Any, batch: Any, whose: str) -> Tensor:
     return rows
 
 
-def _check_alignment(student: Tensor, teacher: Tensor) -> None:
+def _check_alignment(student: Tensor, teacher: tuple[int, ...]) -> None:
     """Refuses rows that a loss might broadcast."""
-    if student.shape != teacher.shape:
+    if tuple(student.shape) != teacher:
         raise InputError(
             "the rows of student and teacher do not match",
             key=KEY,
             found=tuple(student.shape),
-            accepted=f"the shape of the teacher's rows, {tuple(teacher.shape)}",
+            accepted=f"the shape of the teacher's rows, {teacher}",
         )
 
 
 @torch.no_grad()
-def _agreement(student: Tensor, teacher: Tensor) -> Tensor:
+def _agreement(student: Tensor, top: Tensor) -> Tensor:
     if not len(student):
         return torch.zeros((), device=student.device)
-    return (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
+    return (student.argmax(dim=1) == top).float().mean()

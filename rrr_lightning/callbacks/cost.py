@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rrr_lightning.callbacks._clock import OTHER, TEACHER, VALIDATION, WAIT
 from rrr_lightning.callbacks._hardware import describe_git, describe_hardware, describe_versions
 from rrr_lightning.callbacks._ledger import (
+    FILE,
     Part,
     add_part,
     check_ledger,
@@ -30,12 +31,11 @@ from rrr_lightning.callbacks._ledger import (
 )
 from rrr_lightning.callbacks._logging import forget_logged, is_logging_step
 from rrr_lightning.callbacks._session import Session
-from rrr_lightning.callbacks._step import TeacherMeter
+from rrr_lightning.callbacks._sources import TeacherMeter
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.errors import InputError
 
 LOGGED_KEYS = ("cost/seconds", "cost/data_wait_seconds", "cost/teacher_seconds", "cost/flops")
-FILE = "ledger.json"
 
 
 class CostLedger(Callback):
@@ -138,12 +138,9 @@ class CostLedger(Callback):
         self._paid["step"] = trainer.global_step
         if self._restored is not None:
             self._paid = continued(self._restored, trainer.global_step, self._about.get("hardware"))
-        teachers = [teacher for each in _distillations(trainer) for teacher in each.teachers]
+        teachers = [each for callback in _distillations(trainer) for each in callback.taught_by()]
         if teachers and trainer.is_global_zero:
-            self._about["teachers"] = [
-                {"name": each.name, "sha256": each.fingerprint(), "ledger": each.ledger}
-                for each in teachers
-            ]
+            self._about["teachers"] = teachers
         self._session.install(trainer)
 
     # ------------------------------------------------------------------------------ every step

@@ -8,31 +8,41 @@ back and the teachers are freed, so that a step costs what it costs without the 
     Trainer(max_steps=5_000, callbacks=[distillation])
 
 Which teacher runs at a step, and with which weight, is a function of the optimizer step alone; the
-callback never draws from a generator.
+callback never draws from a generator. A folder of stored targets can take the teachers' place.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from rrr_lightning.callbacks._coming_run import check_same_pool, check_same_run, check_steps
 from rrr_lightning.callbacks._continuity import check_began_with_teachers
 from rrr_lightning.callbacks._horizon import count_steps, require_bound
 from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
+from rrr_lightning.callbacks._settings import (
+    check_options,
+    check_same_settings,
+    check_same_teachers,
+    describe_settings,
+    list_specs,
+)
+from rrr_lightning.callbacks._sources import LiveTeachers, Source, StoredTargets, TeacherMeter
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
-from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep, TeacherMeter
+from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
 from rrr_lightning.callbacks._teachers import load_teachers, match_teachers, place_teachers
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.distillation.sparse_losses import loss_against
+from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError
 
@@ -50,7 +60,7 @@ class DistillationCallback(Callback):
 
     Args:
         teachers: Teacher specs (see `docs/teachers.md`) or networks; at least one. Networks handed
-            in as objects are used in place and given back as they were.
+            in as objects are used in place and given back as they were. None with `targets`.
         loss: A module `(student rows [N, C], teacher rows [N, C]) -> scalar mean over rows`;
             `KLDivergence(temperature=4.0)` where it is None.
         schedule: When distillation is on, and how strongly.
@@ -68,6 +78,8 @@ class DistillationCallback(Callback):
         teacher_min_accuracy: Refuse, before step 1, a teacher with a lower accuracy, in [0, 1], on
             a validation batch (on the first training batch where no sanity check runs).
         allow_teacher_change: Resume although the checkpoint was written with other teachers.
+        targets: A folder that `rrr targets` wrote, in the place of `teachers`; then no teacher is
+            in memory. Needs a data module of this library.
 
     Raises:
         InputError: For anything about the teachers, the student or the trainer that would make the
@@ -88,33 +100,12 @@ class DistillationCallback(Callback):
         teacher_precision: Precision | None = None,
         teacher_min_accuracy: float | None = None,
         allow_teacher_change: bool = False,
+        targets: str | None = None,
     ) -> None:
-        specs: list[Any] = (
-            [teachers] if isinstance(teachers, str | nn.Module) else list(teachers or [])
-        )
-        if not specs:
-            raise InputError(
-                "there is no teacher",
-                key="distillation.teachers",
-                found=teachers if teachers is not None else "none",
-                accepted="at least one checkpoint, spec or network",
-            )
-        if teacher_precision not in (None, *get_args(Precision)):
-            raise InputError(
-                "unknown precision",
-                key="distillation.teacher_precision",
-                found=teacher_precision,
-                accepted=f"null or one of {', '.join(get_args(Precision))}",
-            )
-        if teacher_min_accuracy is not None and not 0 <= teacher_min_accuracy <= 1:
-            raise InputError(
-                "out of range",
-                key="distillation.teacher_min_accuracy",
-                found=teacher_min_accuracy,
-                accepted="a fraction in [0, 1]",
-            )
-        pool.check(len(specs))
-        self.specs = specs
+        self.specs = list_specs(teachers, targets)
+        check_options(teacher_precision, teacher_min_accuracy, targets)
+        if targets is None:
+            pool.check(len(self.specs))
         self.loss = KLDivergence(temperature=4.0) if loss is None else loss
         self.schedule = schedule
         self.pool = pool
@@ -123,13 +114,17 @@ class DistillationCallback(Callback):
         self.teacher_precision = teacher_precision
         self.teacher_min_accuracy = teacher_min_accuracy
         self.allow_teacher_change = allow_teacher_change
+        self.targets = targets
         self.teachers: list[Teacher] = []
         self.meter = TeacherMeter()
         self._fingerprints: list[str] = []
+        self._identity: str | None = None
         self._names: list[str] = []
         self._total_steps = 0
         self._has_logged = False
+        self._store: TargetStore | None = None
         self._probe: TeacherProbe | None = None
+        self._source: Source | None = None
         self._capture: RowCapture | None = None
         self._step: DistilledStep | None = None
         self._splice: StepSplice | None = None
@@ -141,10 +136,26 @@ class DistillationCallback(Callback):
 
         Called by `setup`; the command line calls it earlier, before any folder is made.
         """
-        if not self.teachers:
+        if self.targets is not None:
+            if self._store is None:
+                self._open(self.targets)
+        elif not self.teachers:
             self.teachers = load_teachers(self.specs, self.teacher_inputs, module)
             self._fingerprints = [teacher.fingerprint() for teacher in self.teachers]
             self._names = [teacher.name for teacher in self.teachers]
+
+    def _open(self, folder: str) -> None:
+        store = TargetStore(folder)
+        check_same_pool(store, self.pool)
+        loss_against(self.loss, store.plan.encoding)
+        self._store, self.pool, self._identity = store, store.plan.pool, store.plan.identity()
+        self._fingerprints = [teacher["sha256"] for teacher in store.plan.teachers]
+        self._names = [teacher["name"] for teacher in store.plan.teachers]
+        rank_zero_info(f"distillation.targets: {folder}, {', '.join(self._names)}")
+
+    def taught_by(self) -> list[dict[str, Any]]:
+        """Returns name, SHA-256 and cost ledger of all that teaches, once the fit has begun."""
+        return [] if self._source is None else self._source.taught_by()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the module and the trainer, and loads the teachers, for `fit` alone."""
@@ -162,26 +173,34 @@ class DistillationCallback(Callback):
         self.load(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Places the teachers, wraps the step and finds the student's rows."""
-        # Again, as the data module may have told the module its class names since.
-        columns = match_teachers(self.teachers, pl_module)
+        """Places the teachers, or opens the targets, and finds the student's rows."""
         name = self.student_logits or getattr(pl_module, "student_logits", None)
         if name is not None:
             self._capture = RowCapture(pl_module, name)
-        place_teachers(self.teachers, trainer, self.teacher_precision)
         self.loss.to(trainer.strategy.root_device)
+        if self._store is not None:
+            check_same_run(self._store, pl_module, trainer)
+            self._source = StoredTargets(trainer, self._store, self.loss)
+        else:
+            self._source = self._place(trainer, pl_module)
+        self._source.meter = self.meter
+        self._step = DistilledStep(trainer, pl_module, self._source, self.schedule, self._capture)
+        self._splice = StepSplice(pl_module, self._step)
+
+    def _place(self, trainer: Trainer, pl_module: LightningModule) -> LiveTeachers:
+        # Again, as the data module may have told the module its class names since.
+        columns = match_teachers(self.teachers, pl_module)
+        place_teachers(self.teachers, trainer, self.teacher_precision)
         self._probe = TeacherProbe(
             self.teachers, columns, self.teacher_min_accuracy, self.teacher_precision
         )
-        self._step = DistilledStep(
-            trainer, pl_module, self.teachers, self.loss, self.schedule, self.pool, self._capture
-        )
-        self._step.meter = self.meter
-        self._splice = StepSplice(pl_module, self._step)
+        return LiveTeachers(trainer, self.teachers, self.loss, self.pool)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fixes the number of steps that fractions of training refer to, and tries the teachers."""
         self._total_steps = count_steps(trainer, at_least=self._total_steps)
+        if self._store is not None:
+            check_steps(self._store, self.schedule, self._total_steps)
         if self._step is not None:
             self._step.total_steps = self._total_steps
         if self._probe is not None and self._probe.is_waiting:
@@ -198,8 +217,9 @@ class DistillationCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Takes everything away once the weight is zero for good."""
-        if self._splice is None:
+        if self._splice is None or self._source is None:
             return
+        self._source.micro_batch = batch_idx % trainer.accumulate_grad_batches
         if self.schedule.is_over(trainer.global_step, self._total_steps):
             self._release(f"distillation is over at step {trainer.global_step}")
         elif self._probe is not None:
@@ -236,7 +256,11 @@ class DistillationCallback(Callback):
             self._splice.remove()
         if self._capture is not None:
             self._capture.remove()
-        self._probe = self._capture = self._step = self._splice = None
+        self._probe = self._source = self._capture = self._step = self._splice = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+            rank_zero_info(f"{why}: the stored targets are closed")
         if not self.teachers:
             return
         held = [(teacher.release(), teacher.owned) for teacher in self.teachers]
@@ -266,28 +290,9 @@ class DistillationCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses to go on with other settings or other teachers than the checkpoint's."""
         self._total_steps = state_dict["total_steps"]
-        settings = self._settings()
-        for name, stored in state_dict["settings"].items():
-            if settings[name] != stored:
-                raise InputError(
-                    "differs from the checkpoint's",
-                    key=f"distillation.{name}",
-                    found=str(settings[name]),
-                    accepted=f"{stored} as in the checkpoint, or a new run",
-                )
-        if self.allow_teacher_change or state_dict["teachers"] == self._fingerprints:
-            return
-        raise InputError(
-            "the teachers are not those of the checkpoint",
-            key="distillation.teachers",
-            found=[sha256[:12] for sha256 in self._fingerprints],
-            accepted=f"SHA-256 {[sha256[:12] for sha256 in state_dict['teachers']]},"
-            " or distillation.allow_teacher_change=true",
-        )
+        check_same_settings(state_dict, self._settings(), self.allow_teacher_change)
+        if not self.allow_teacher_change:
+            check_same_teachers(state_dict, self._fingerprints)
 
     def _settings(self) -> dict[str, Any]:
-        """What decides weight, draw and loss of a step, by configuration key."""
-        settings: dict[str, Any] = {"loss": repr(self.loss)}
-        for section, values in (("schedule", self.schedule), ("pool", self.pool)):
-            settings |= {f"{section}.{name}": value for name, value in asdict(values).items()}
-        return settings
+        return describe_settings(self.loss, self.schedule, self.pool, self._identity)

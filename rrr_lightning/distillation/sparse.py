@@ -64,9 +64,9 @@ class Encoding:
     @property
     def bytes_per_row(self) -> int:
         """The size of a row on the disk."""
-        if self.kind == "dense":
-            return 2 * self.columns
         number = np.dtype(self._number).itemsize
+        if self.kind == "dense":
+            return 2 * self.columns + number
         rest = 2 if self.kind == "top_k" else 2 + number
         return self.kept * (number + 2) + rest
 
@@ -88,9 +88,10 @@ class Encoding:
         """
         rows_NC = rows_NC.float()
         if self.kind == "dense":
-            if self.temperature is not None:  # near 0 a half has its finest steps
-                rows_NC = F.log_softmax(rows_NC / self.softness, dim=1) * self.softness
-            return {"rows": _half(rows_NC)}
+            top_N = self._numbers(rows_NC.argmax(dim=1))
+            if self.temperature is not None:  # a softmax does not see it, and halves are finer at 0
+                rows_NC = rows_NC - rows_NC.amax(dim=1, keepdim=True)
+            return {"rows": _half(rows_NC), "top": top_N}
         if self.kind == "top_k":
             log_p_NC = F.log_softmax(rows_NC / self.softness, dim=1)
             log_p_NK, classes_NK = log_p_NC.topk(self.kept, dim=1)
@@ -177,10 +178,9 @@ class SparseTargets:
         """Returns targets from what was stored, on the CPU."""
         if "rows" in arrays:
             rows_NC = torch.from_numpy(arrays["rows"].astype(np.float32))
-            none_N = rows_NC.new_zeros(len(rows_NC))
-            return cls(
-                rows_NC.argmax(1), rows_NC, torch.zeros(len(rows_NC), 0, dtype=torch.int64), none_N
-            )
+            no_classes = torch.zeros(len(rows_NC), 0, dtype=torch.int64)
+            top_N = torch.from_numpy(arrays["top"].astype(np.int64))
+            return cls(top_N, rows_NC, no_classes, rows_NC.new_zeros(len(rows_NC)))
         classes_NK = torch.from_numpy(arrays["classes"].astype(np.int64))
         # Rounded to 16 bits, the probabilities no longer add up to 1.
         log_p = F.log_softmax(torch.from_numpy(arrays["log_p"].astype(np.float32)), dim=1)

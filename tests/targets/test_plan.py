@@ -1,0 +1,35 @@
+"""What is kept where the user does not say, and sizes in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrr_lightning.targets.plan import Choice, size_text
+
+
+@pytest.mark.parametrize(
+    ("given", "columns", "is_text", "expected"),
+    [
+        ({}, 1000, False, ("top_k", 10)),
+        ({}, 10, False, ("dense", 0)),
+        ({}, 30522, True, ("sampled", 12)),
+        ({"classes": 5}, 10, False, ("top_k", 5)),
+        ({"kind": "top_k"}, 30522, True, ("top_k", 12)),
+        ({"kind": "dense"}, 1000, False, ("dense", 0)),
+        ({"kind": "sampled", "classes": 4}, 100, False, ("sampled", 4)),
+    ],
+)
+def test_what_is_kept(given: Any, columns: int, is_text: bool, expected: Any) -> None:
+    encoding = Choice(Path("folder"), **given).encoding(columns, 1.0, is_text)
+    assert (encoding.kind, encoding.kept) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(12, "12 bytes"), (2048, "2 KiB"), (5.5 * 2**20, "5.5 MiB"), (3 * 2**40, "3 TiB")],
+)
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert size_text(count) == words
