@@ -4,7 +4,7 @@
 
 The ledger is written to `ledger.json` beside the run every few seconds, and is saved in its
 checkpoints. A run that goes on from a checkpoint goes on from its ledger: steps that a crash lost
-and that are done once more are paid twice, and are counted as redone.
+and that are done once more are paid twice, counted as redone, and what they cost is told as lost.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class CostLedger(Callback):
         self._session: Session | None = None
         self._resumes = False
         self._paid = new_ledger()  # by earlier processes of the run
-        self._restored: dict[str, Any] | None = None
+        self._kept: dict[str, Any] | None = None  # the checkpoint's ledger, to be gone on from
+        self._on_disk: dict[str, Any] | None = None  # the file's, of the same run
         self._about: dict[str, Any] = {}
         self._file: Path | None = None
         self._world_size = 1
@@ -102,7 +103,7 @@ class CostLedger(Callback):
         self._session.place(device)
         if trainer.global_step == 0:
             self._paid = new_ledger()
-        self._restored = self._file = None
+        self._kept = self._on_disk = self._file = None
         self._world_size = trainer.world_size
         for callback in _distillations(trainer):
             callback.meter = self._session
@@ -116,28 +117,27 @@ class CostLedger(Callback):
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the checkpoint's ledger, or from what the file knows of the same run.
+        """Goes on from the checkpoint's ledger, and from what the file knows of the same run.
 
         Raises:
             InputError: One of them is damaged, or of another version.
         """
         if self._session is None:
             return
-        self._restored = check_ledger(state_dict, "the checkpoint")
+        self._kept = check_ledger(state_dict, "the checkpoint")
         on_disk = None if self._file is None else read_ledger(self._file)
-        if on_disk is not None and on_disk["run"] == self._restored["run"]:
-            self._restored = on_disk
+        if on_disk is not None and on_disk["run"] == self._kept["run"]:
+            self._on_disk = on_disk
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to measure the training loop."""
         if self._session is None:
             return
-        if self._restored is None and self._resumes and self._file is not None:
-            self._restored = read_ledger(self._file)
+        if self._kept is None and self._resumes and self._file is not None:
+            self._on_disk = read_ledger(self._file)
         self._resumes = False
         self._paid["step"] = trainer.global_step
-        if self._restored is not None:
-            self._paid = continued(self._restored, trainer.global_step, self._about.get("hardware"))
+        self._go_on(trainer.global_step)
         teachers = [each for callback in _distillations(trainer) for each in callback.taught_by()]
         if teachers and trainer.is_global_zero:
             self._about["teachers"] = teachers
@@ -175,6 +175,13 @@ class CostLedger(Callback):
             self._session.clock.enter(OTHER)
             self._write(self._now())
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes, so that the file is never behind a checkpoint."""
+        if self._session is not None:
+            self._write(self._now())
+
     # ------------------------------------------------------------------------------ the end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -187,6 +194,7 @@ class CostLedger(Callback):
         if stage != "fit" or self._session is None:
             return
         self._leave(trainer)
+        self._go_on(trainer.global_step)  # where there was nothing left to train
         self._session.clock.finish()
         part = self._session.part()
         if self._world_size > 1:  # each rank fills its own row, so that one sum gathers them
@@ -214,6 +222,13 @@ class CostLedger(Callback):
         return self._now()
 
     # ------------------------------------------------------------------------------ the ledger
+
+    def _go_on(self, step: int) -> None:
+        """Takes over, once, what earlier processes of the run have paid."""
+        kept, on_disk, self._kept, self._on_disk = self._kept, self._on_disk, None, None
+        if kept is not None or on_disk is not None:
+            hardware = self._about.get("hardware")
+            self._paid = continued(kept, on_disk, step, hardware, self._world_size)
 
     def _now(self, part: Part | None = None) -> dict[str, Any]:
         session = self._session

@@ -6,8 +6,8 @@ often they happen is a choice of the user, not of the method. `wall_without_data
 waiting as well, as on a machine whose loader keeps up. `flops` counts the operations of the student
 and of the teacher forwards, and is the same on every machine.
 
-The work that a crash has lost is in the ledger, but is no cost of an arm: `lost` tells what it was, and
-it is taken out. Without that entry costs are scaled by the share of steps that were not redone.
+The work that a crash has lost is in the ledger, but is no cost of an arm: `lost` tells what it was,
+and it is taken out. Without that entry costs are scaled by the share of steps that were not redone.
 
 Seconds of different machines are never added up or held against each other, only operations are.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
-from rrr_lightning import CostLedger, InputError
+from rrr_lightning import CostLedger, DistillationCallback, DistillationSchedule, InputError
+from rrr_lightning.study.clocks import phase_seconds, run_costs
 from tests.data.toy import Notes, NumberedData, make_trainer
 
 GLOBAL_BATCH = 12
 FLOPS = 2 * 2 * GLOBAL_BATCH * 6 * 3  # of a step: forward, and the gradient of the weight
+
+
+def save(trainer: Trainer, step: int) -> None:
+    """Saves right after a step, and not once more within the next one."""
+    if trainer.global_step == step and (trainer.fit_loop.batch_idx + 1) % 3 == 0:
+        trainer.save_checkpoint(Path(trainer.default_root_dir, "a.ckpt"))
 
 
 class Fails(Callback):
@@ -25,10 +34,21 @@ class Fails(Callback):
         self.save_at, self.fail_at = save_at, fail_at
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.save_at:
-            trainer.save_checkpoint(Path(trainer.default_root_dir, "a.ckpt"))
+        save(trainer, self.save_at)
         if trainer.global_step == self.fail_at:
             raise ArithmeticError("broken")
+
+
+class Killed(Callback):
+    """Saves at one step, and takes a copy of what a kill at another one would leave."""
+
+    def __init__(self, save_at: int, kill_at: int, copy: Path) -> None:
+        self.save_at, self.kill_at, self.copy = save_at, kill_at, copy
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        save(trainer, self.save_at)
+        if trainer.global_step == self.kill_at and not self.copy.exists():
+            shutil.copytree(trainer.default_root_dir, self.copy)
 
 
 def fit(
@@ -47,6 +67,11 @@ def fit(
 def read(folder: Path) -> dict[str, Any]:
     ledger: dict[str, Any] = json.loads((folder / "ledger.json").read_text())
     return ledger
+
+
+def seldom() -> CostLedger:
+    """A ledger that is written at the first step, and then as seldom as possible."""
+    return CostLedger(every_n_seconds=1e9)
 
 
 @pytest.fixture
@@ -71,6 +96,98 @@ def test_work_that_is_lost_and_done_again_is_paid_twice(failed: Path) -> None:
     total = sum(phase["seconds"] for phase in after["phases"].values())
     assert after["seconds"] == pytest.approx(total)
     assert not after["mixed_hardware"]
+
+
+def test_what_was_lost_is_told_apart(failed: Path) -> None:
+    before = read(failed)
+    saved = torch.load(failed / "a.ckpt", weights_only=True)["callbacks"]["CostLedger"]
+    after = fit(failed, checkpoint=failed / "a.ckpt")
+    assert after["lost"]["flops"] == {"student": 3 * FLOPS, "teacher": 0.0}
+    for name, lost in after["lost"]["seconds"].items():
+        seconds = [each["phases"][name]["seconds"] for each in (before, saved)]
+        assert lost == pytest.approx(seconds[0] - seconds[1])
+    assert set(saved["lost"]["seconds"].values()) == {0.0}
+
+
+def test_the_file_is_never_behind_a_checkpoint(tmp_path: Path) -> None:
+    fit(tmp_path / "run", Killed(4, 6, tmp_path / "killed"), ledger=seldom())
+    assert read(tmp_path / "killed")["steps"] == 4
+    after = fit(tmp_path / "killed", checkpoint=tmp_path / "killed" / "a.ckpt")
+    assert (after["steps"], after["step"], after["redone_steps"]) == (10, 10, 0)
+    assert after["flops"]["student"] == 10 * FLOPS
+
+
+def test_a_file_that_is_behind_its_checkpoint_is_not_gone_on_from(failed: Path) -> None:
+    saved = torch.load(failed / "a.ckpt", weights_only=True)["callbacks"]["CostLedger"]
+    flops = {"student": FLOPS, "teacher": 0.0}
+    old = saved | {"steps": 1, "step": 1, "flops": flops, "seconds": 0.0}
+    (failed / "ledger.json").write_text(json.dumps(old))
+    after = fit(failed, checkpoint=failed / "a.ckpt")
+    assert (after["steps"], after["step"], after["redone_steps"]) == (10, 10, 0)
+    assert after["flops"]["student"] == 10 * FLOPS
+
+
+@pytest.mark.parametrize("file", ["whole", "old", "gone"])
+def test_a_run_that_is_killed_after_its_last_checkpoint(tmp_path: Path, file: str) -> None:
+    killed = tmp_path / "killed"
+    whole = fit(tmp_path / "run", Killed(10, 10, killed), ledger=seldom())
+    if file == "old":
+        (killed / "ledger.json").write_text(json.dumps(read(killed) | {"steps": 1, "step": 1}))
+    elif file == "gone":
+        (killed / "ledger.json").unlink()
+    after = fit(killed, checkpoint=killed / "a.ckpt")  # there is nothing left to train
+    assert (after["steps"], after["step"], after["redone_steps"]) == (10, 10, 0)
+    assert after["flops"] == whole["flops"]
+    assert after["run"] == whole["run"]
+    assert after["phases"]["set_up"]["count"] == 2
+
+
+def test_a_ledger_that_should_tell_of_lost_work_and_does_not(failed: Path) -> None:
+    checkpoint = torch.load(failed / "a.ckpt", weights_only=True)
+    del checkpoint["callbacks"]["CostLedger"]["lost"]
+    torch.save(checkpoint, failed / "a.ckpt")
+    assert fit(failed, checkpoint=failed / "a.ckpt")["lost"]["flops"]["student"] == 3 * FLOPS
+    (failed / "ledger.json").unlink()
+    checkpoint["callbacks"]["CostLedger"]["redone_steps"] = 2
+    torch.save(checkpoint, failed / "a.ckpt")
+    assert fit(failed, checkpoint=failed / "a.ckpt")["lost"] is None
+
+
+def distil(folder: Path, *callbacks: Callback, resumes: bool = False) -> dict[str, Any]:
+    """Trains ten steps, the first half of which is distilled, on from a checkpoint if there is."""
+    ledger, checkpoint = CostLedger(every_n_seconds=1e-9), folder / "a.ckpt"
+    if resumes and not checkpoint.exists():
+        ledger.begin(resumes=True)
+    distillation = DistillationCallback(
+        [nn.Linear(6, 3)],
+        schedule=DistillationSchedule(until=0.5),
+        student_logits="net",
+        allow_teacher_change=True,
+    )
+    callbacks = (ledger, distillation, *callbacks)
+    trainer = make_trainer(folder, 10, callbacks=list(callbacks), limit_val_batches=0)
+    data = NumberedData(micro_batch_size=4)
+    trainer.fit(Notes(), datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
+    return read(folder)
+
+
+@pytest.mark.parametrize(
+    "kills", [[(-1, 5)], [(1, 5)], [(5, 9)], [(2, 4), (6, 9)], [(-1, 3), (2, 7)]]
+)
+def test_the_cost_of_a_killed_run_is_that_of_an_undisturbed_one(
+    tmp_path: Path, kills: list[tuple[int, int]]
+) -> None:
+    whole, folder = distil(tmp_path / "whole"), tmp_path / "0"
+    for number, (save, kill) in enumerate(kills):
+        killed = tmp_path / str(number + 1)
+        distil(folder, Killed(save, kill, killed), resumes=number > 0)
+        folder = killed
+    found = distil(folder, resumes=True)
+    assert found["steps"] - found["redone_steps"] == 10
+    assert found["flops"]["student"] > whole["flops"]["student"]
+    assert run_costs(found)["flops"] == run_costs(whole)["flops"]
+    for name, seconds in phase_seconds(found).items():
+        assert 0 <= seconds <= found["phases"][name]["seconds"]
 
 
 def test_the_checkpoint_holds_the_ledger_in_plain_types(failed: Path) -> None:
