@@ -67,7 +67,7 @@ class ComingBatches:
         trainer.training = True
         data.setup("fit")
         module.setup("fit")
-        trainer.precision_plugin.convert_module(module)
+        trainer.precision_plugin.convert_module(module).to(trainer.strategy.root_device)
 
     def of(self, steps: Sequence[int]) -> Iterator[ComingBatch]:
         """Yields the micro-batches of some steps, in order."""

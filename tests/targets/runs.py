@@ -68,7 +68,7 @@ def write(
     """Writes targets; returns the lines that were said."""
     lines: list[str] = []
     write_targets(
-        make_trainer(folder, steps),
+        make_trainer(folder, steps, limit_val_batches=0),
         module or classifier(),
         data or digits(),
         DistillationCallback(teachers, **options(**settings)),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from torch import nn
 
 from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.data.sampling import BatchPlan
@@ -22,6 +23,7 @@ from rrr_lightning.distillation.sparse import SparseTargets
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.errors import InputError
 from rrr_lightning.targets import plan as plan_file
+from tests.data.toy import Notes, NumberedData
 from tests.targets.runs import (
     assert_like,
     classifier,
@@ -113,6 +115,18 @@ def test_mixed_images_are_those_of_the_run(tmp_path: Path, micro_batch_size: int
     live = train(tmp_path, with_teachers(TEACHERS), **mixing())
     stored = train(tmp_path, with_targets(tmp_path / "targets"), **mixing())
     assert_like(stored, live, tolerance=HALF)
+
+
+def test_a_module_of_another_project_over_data_of_this_library(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "targets", {"student_logits": "net"}
+    teacher = nn.Linear(6, 3)
+    write(folder, [teacher], kind="dense", module=Notes(), data=NumberedData(), **settings)
+    live, stored = (
+        train(tmp_path, callback, module=Notes(), data=NumberedData())
+        for callback in (with_teachers([teacher], **settings), with_targets(folder, **settings))
+    )
+    assert_like(stored, live, tolerance=HALF)
+    torch.testing.assert_close(stored[1], live[1], rtol=1e-2, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------ going on

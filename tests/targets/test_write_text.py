@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rrr_lightning.distillation.targets import TargetStore
+from tests.data.text_toy import text_data, write_corpus
 from tests.models.texts import TextData, language_model
 from tests.targets.runs import assert_like, train, with_targets, with_teachers, write
 
@@ -52,3 +54,19 @@ def test_samples_are_the_default(tmp_path: Path) -> None:
     write(tmp_path, TEACHERS, module=language_model(), data=TextData())
     encoding = TargetStore(tmp_path).plan.encoding
     assert (encoding.kind, encoding.kept, encoding.columns) == ("sampled", 12, 30)
+
+
+def test_streams_are_read_as_in_the_run(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+
+    def run() -> dict[str, Any]:
+        data = text_data(corpus, streaming=True)
+        size = data.vocabulary_size
+        module = language_model(vocabulary_size=size, network={"vocab_size": size})
+        return {"module": module, "data": data}
+
+    size = run()["data"].vocabulary_size
+    teachers = [language_model(seed=7, vocabulary_size=size, network={"vocab_size": size})]
+    write(tmp_path / "targets", teachers, kind="dense", **run())
+    live = train(tmp_path, with_teachers(teachers), **run())
+    assert_like(train(tmp_path, with_targets(tmp_path / "targets"), **run()), live, tolerance=5e-3)
