@@ -19,20 +19,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from fnmatch import fnmatch
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from rrr_lightning.errors import InputError, did_you_mean
-from rrr_lightning.study.frontier import LEAST_DURATIONS
+from rrr_lightning.study.consistency import check_study
 from rrr_lightning.study.overlays import Config, expand
-from rrr_lightning.study.points import CHARGES, CLOCKS
 from rrr_lightning.study.settings import Arm, Headline, Quality, Study, TeacherRuns
 
 SHIPPED = Path(__file__).parents[1] / "configs"
-DIRECTIONS = ("min", "max")
-PURPOSES = ("result", "demonstration", "tuning")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 Section = TypeVar("Section")
 
@@ -106,17 +104,21 @@ def make_study(content: Any) -> Study:
     told["quality"] = _quality(told["quality"])
     told["headline"] = Headline(**_checked_keys(told["headline"], Headline, "headline"))
     told["overlay"] = _overlay(told.get("overlay"), "overlay")
-    told["contrasts"] = tuple(
-        _texts(pair, f"contrasts[{index}]")
-        for index, pair in enumerate(told.get("contrasts") or [])
-    )
+    told["contrasts"] = _pairs(told.get("contrasts"))
+    told["settings_tried"] = {
+        name: _numbers([count], f"settings_tried.{name}", least=0)[0]
+        for name, count in _named(told, "settings_tried").items()
+    }
+    if told.get("tuning") is not None:
+        (told["tuning"],) = _texts([told["tuning"]], "tuning")
+    (told["amortize_over"],) = _numbers([told.get("amortize_over", 1)], "amortize_over")
     study = Study(**told)
-    _check(study)
+    check_study(study)
     return study
 
 
 def _arm(value: Any, key: str) -> Arm:
-    told = dict(_checked_keys(value or {}, Arm, key))
+    told = dict(_checked_keys({} if value is None else value, Arm, key))
     if told.get("durations") is not None:
         told["durations"] = _numbers(told["durations"], f"{key}.durations")
     return Arm(**{**told, "overlay": _overlay(told.get("overlay"), f"{key}.overlay")})
@@ -143,43 +145,29 @@ def _quality(value: Any) -> Quality:
         )
     if given:
         told["command"] = _texts(told["command"], "quality.command")
-    return Quality(**told)
+    for key in ("metric", "direction", "file", "key", "data"):
+        if told.get(key) is not None:
+            (told[key],) = _texts([told[key]], f"quality.{key}")
+    for key in ("target", "ceiling"):
+        if told.get(key) is not None:
+            told[key] = _real(told[key], f"quality.{key}")
+    return Quality(**{key: value for key, value in told.items() if value is not None})
 
 
-def _check(study: Study) -> None:
-    """Refuses values that do not exist or do not go together."""
-    for key, value, accepted in (
-        ("quality.direction", study.quality.direction, DIRECTIONS),
-        ("headline.clock", study.headline.clock, CLOCKS),
-        ("headline.charge", study.headline.charge, CHARGES),
-        ("headline.arm", study.headline_arm, tuple(study.arms)),
-        ("purpose", study.purpose, PURPOSES),
-        *(("settings_tried", arm, tuple(study.arms)) for arm in study.settings_tried),
-        *(("contrasts", arm, tuple(study.arms)) for pair in study.contrasts for arm in pair),
-    ):
-        if value not in accepted:
-            hint = did_you_mean(str(value), accepted)
-            raise InputError(f"unknown{hint}", key=key, found=value, accepted=", ".join(accepted))
-    _numbers([study.amortize_over], "amortize_over")
-    if study.purpose == "tuning":
-        return
-    if len(study.arms) < 2:
-        raise InputError(
-            "nothing to compare the baseline with",
-            key="arms",
-            found=", ".join(study.arms),
-            accepted="two arms or more",
-        )
-    durations = study.durations_of(study.baseline)
-    if len(durations) < LEAST_DURATIONS:
-        missing = LEAST_DURATIONS - len(durations)
-        raise InputError(
-            f"the baseline's frontier needs {missing} more "
-            f"{'duration' if missing == 1 else 'durations'}: quality between runs is interpolated",
-            key="durations",
-            found=list(durations),
-            accepted=f"{LEAST_DURATIONS} or more numbers of steps",
-        )
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    """Returns pairs of two different names."""
+    pairs = [] if value is None else value
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise InputError("is no list of pairs", key="contrasts", found=value, accepted="[[a, b]]")
+    found = []
+    for index, pair in enumerate(pairs):
+        names = _texts(pair, f"contrasts[{index}]")
+        if len(set(names)) != 2 or len(names) != 2:
+            raise InputError(
+                "is no pair", key=f"contrasts[{index}]", found=pair, accepted="two different arms"
+            )
+        found.append((names[0], names[1]))
+    return tuple(found)
 
 
 def _checked_keys(value: Any, kind: type[Section], key: str) -> Mapping[str, Any]:
@@ -204,7 +192,7 @@ def _checked_keys(value: Any, kind: type[Section], key: str) -> Mapping[str, Any
 
 
 def _named(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = told.get(key) or {}
+    section = {} if told.get(key) is None else told[key]
     if not isinstance(section, Mapping):
         raise InputError("is no mapping of names", key=key, found=section)
     for name in section:
@@ -223,7 +211,7 @@ def _overlay(value: Any, key: str) -> Config:
 
 def _texts(value: Any, key: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, Sequence) or not all(isinstance(each, str) for each in values):
+    if not (isinstance(values, Sequence) and values and all(isinstance(v, str) for v in values)):
         raise InputError("is no text or list of texts", key=key, found=value)
     return tuple(values)
 
@@ -240,3 +228,9 @@ def _numbers(value: Any, key: str, least: int = 1) -> tuple[int, ...]:
     if len(set(value)) < len(value):
         raise InputError("names a number twice", key=key, found=list(value))
     return tuple(value)
+
+
+def _real(value: Any, key: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        raise InputError("is no number", key=key, found=value)
+    return value

@@ -80,10 +80,15 @@ def test_its_header_says_how_to_run_it(name: str) -> None:
     assert not re.search(r": /", (CONFIGS / name).read_text()), "names a machine's folder"
 
 
+@pytest.mark.parametrize("name", [name for name in STUDIES if "_small" in name])
+def test_a_study_in_small_says_how_long_it_takes(name: str) -> None:
+    text = " ".join(header(name).replace("#", " ").split())
+    assert re.search(r"(hours?|minutes) of one (GPU|CPU core)", text)
+
+
 @pytest.mark.parametrize("name", [name for name in STUDIES if read_study(name).purpose == "result"])
 def test_the_question_is_fixed_before_the_runs(name: str) -> None:
     study = read_study(name)
     assert study.headline_arm != study.baseline
-    if "_small" not in name:
-        assert study.quality.target is not None
-        assert len(study.seeds) >= 2
+    assert study.quality.target is not None
+    assert len(study.seeds) >= 2

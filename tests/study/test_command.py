@@ -93,6 +93,22 @@ def test_wrong_input_ends_with_one_line(refused: Any, tmp_path: Path) -> None:
     assert "needs 2 more durations" in refused("plan", short, "--out", "o")
 
 
+@pytest.mark.parametrize("action", ["plan", "run", "report"])
+def test_a_study_that_could_not_be_judged_is_refused_before_anything_is_run(
+    action: str, refused: Any, tmp_path: Path
+) -> None:
+    told = {"metric": "val/accuracy", "direction": "max", "target": 72}
+    file = write(tmp_path / "percent.yaml", quality=told)
+    assert refused(action, file, "--out", "o").startswith("quality.target: cannot be reached")
+    file = write(tmp_path / "pairs.yaml", contrasts=[["baseline"]])
+    assert refused(action, file, "--out", "o").startswith("contrasts[0]: is no pair")
+    file = write(tmp_path / "arms.yaml", arms={}, teachers={})
+    assert refused(action, file, "--out", "o").startswith("arms: names no arm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "arms.yaml", "pairs.yaml", "percent.yaml",
+    ]  # fmt: skip
+
+
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,10 @@ from rrr_lightning.study.study_file import find_shipped, make_study, read_study
 from tests.study.studies import content, write
 
 
+def quality(**changes: Any) -> dict[str, Any]:
+    return {"quality": content()["quality"] | changes}
+
+
 def refused(**changes: Any) -> str:
     with pytest.raises(InputError) as error:
         make_study({key: value for key, value in content(**changes).items() if value is not None})
@@ -65,6 +69,35 @@ def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
         ),
         ({"settings_tried": {"x": 3}}, "settings_tried: unknown"),
         ({"contrasts": [["baseline", "distil"]]}, "contrasts: unknown; did you mean 'distilled'?"),
+        ({"arms": {}, "teachers": None}, "arms: names no arm"),
+        ({"arms": {}, "teachers": None, "purpose": "tuning"}, "arms: names no arm"),
+        ({"arms": [1]}, "arms: is no mapping of names"),
+        ({"arms": {"baseline": 5, "b": {}}}, "arms.baseline: is no mapping; found 5"),
+        ({"settings_tried": 5}, "settings_tried: is no mapping of names; found 5"),
+        ({"settings_tried": {"baseline": "many"}}, "settings_tried.baseline: is no number"),
+        ({"contrasts": 5}, "contrasts: is no list of pairs; found 5; accepted: [[a, b]]"),
+        ({"contrasts": [["baseline"]]}, "contrasts[0]: is no pair; found ['baseline']"),
+        ({"contrasts": ["distilled"]}, "contrasts[0]: is no pair; found 'distilled'"),
+        (
+            {"contrasts": [["baseline", "distilled"], ["baseline", "distilled", "b"]]},
+            "contrasts[1]: is no pair; found ['baseline', 'distilled', 'b']; accepted: two diff",
+        ),
+        ({"contrasts": [["baseline", "baseline"]]}, "contrasts[0]: is no pair"),
+        ({"tuning": 3}, "tuning: is no text"),
+        ({"base": []}, "base: is no text or list of texts"),
+        ({"amortize_over": 0}, "amortize_over: is no number; found 0"),
+        (quality(metric=5), "quality.metric: is no text"),
+        (quality(target="0.3"), "quality.target: is no number; found '0.3'"),
+        (quality(target=True), "quality.target: is no number; found True"),
+        (quality(target=float("nan")), "quality.target: is no number; found nan"),
+        (quality(target=-1), "quality.target: cannot be reached; found -1; accepted: losses above"),
+        (
+            quality(direction="max", target=72),
+            "quality.target: cannot be reached; found 72; accepted: values below the ceiling 1",
+        ),
+        (quality(direction="max", target=100.0, ceiling=100), "values below the ceiling 100"),
+        (quality(ceiling="1"), "quality.ceiling: is no number; found '1'"),
+        (quality(target=None), "quality.target: is missing: the quality at which costs are"),
         (
             {"quality": {"metric": "glue", "direction": "max", "command": ["rrr"]}},
             "quality: a command that judges needs a file and a key as well; found 'command'",
@@ -91,14 +124,15 @@ def test_the_baseline_needs_the_durations_whatever_the_arms_have() -> None:
 
 
 def test_tuning_needs_one_duration_only() -> None:
-    study = make_study(content(durations=[8], purpose="tuning"))
+    study = make_study(content(durations=[8], purpose="tuning", **quality(target=None)))
+    assert study.quality.target is None
     assert study.durations_of("distilled") == (8,)
 
 
 def test_the_data_of_a_command_are_a_matter_of_the_machine(tmp_path: Path) -> None:
     command = {"command": ["rrr", "glue"], "file": "glue.json", "key": "average"}
-    quality = {"metric": "glue", "direction": "max", **command}
-    name = write(tmp_path / "s.yaml", quality=quality)
+    judged = {"metric": "glue", "direction": "max", "target": 80.5, "ceiling": 100, **command}
+    name = write(tmp_path / "s.yaml", quality=judged)
     assert read_study(name, "/data/glue").quality.data == "/data/glue"
     with pytest.raises(InputError, match="--quality-data: the quality of this study comes from"):
         read_study(write(tmp_path / "t.yaml"), "/data/glue")
