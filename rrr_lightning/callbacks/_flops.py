@@ -9,7 +9,8 @@ nearest counted one does, in proportion to their elements.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,22 @@ from torch import Tensor, nn
 from rrr_lightning.callbacks._compiled import counter_of
 from rrr_lightning.callbacks._counter import Counter
 
-_FREE_COUNTS, _STEPS_PER_COUNT = 8, 64  # counts of a run: at most 8, and one per 64 steps
+_FREE_COUNTS, STEPS_PER_COUNT = 8, 64  # counts of a run: at most 8, and one per 64 steps
 
 Shape = tuple[tuple[int, ...], ...]
 
 
 @dataclass
 class _Count:
+    size: int
     seen: int = 0
     counted: int = 0
     total: float = 0.0
     varies: bool = False
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.counted
 
 
 class FlopTable:
@@ -42,10 +48,12 @@ class FlopTable:
 
     def see(self, shape: Shape) -> bool:
         """Notes one more step, and returns whether it should be counted."""
-        known = self._counts.setdefault(shape, _Count())
+        known = self._counts.get(shape)
+        if known is None:
+            known = self._counts[shape] = _Count(_size(shape))
         known.seen += 1
         self._seen += 1
-        spent = self._times_counted >= _FREE_COUNTS + self._seen // _STEPS_PER_COUNT
+        spent = self._times_counted >= _FREE_COUNTS + self._seen // STEPS_PER_COUNT
         if self._unknown or spent:
             return False
         again = (known.counted == 1 or known.varies) and known.seen == 4**known.counted
@@ -57,7 +65,7 @@ class FlopTable:
             self._unknown = True
             return
         known = self._counts[shape]
-        known.varies |= known.counted > 0 and flops != known.total / known.counted
+        known.varies |= known.counted > 0 and flops != known.mean
         known.counted += 1
         known.total += flops
         self._times_counted += 1
@@ -66,16 +74,11 @@ class FlopTable:
         """Returns the operations of all steps seen, None where they cannot be known."""
         if self._unknown or (self._seen and not self._times_counted):
             return None
-        return sum(known.seen * self._each(shape) for shape, known in self._counts.items())
-
-    def _each(self, shape: Shape) -> float:
-        known = self._counts[shape]
-        if known.counted:
-            return known.total / known.counted
-        size = _size(shape)
-        counted = [other for other in self._counts if self._counts[other].counted]
-        nearest = min(counted, key=lambda other: abs(_size(other) - size))
-        return self._each(nearest) * size / max(1, _size(nearest))
+        counted = sorted((each.size, each.mean) for each in self._counts.values() if each.counted)
+        return sum(
+            each.seen * (each.mean if each.counted else _like_nearest(counted, each.size))
+            for each in self._counts.values()
+        )
 
 
 class FlopMeter:
@@ -146,6 +149,14 @@ def _shapes(batch: Any) -> Iterator[tuple[int, ...]]:
     elif isinstance(batch, tuple | list):
         for value in batch:
             yield from _shapes(value)
+
+
+def _like_nearest(counted: Sequence[tuple[int, float]], size: int) -> float:
+    """Returns the operations of a shape from those of counted ones, in the order of their sizes."""
+    place = bisect_left(counted, (size, 0.0))
+    near = counted[max(0, place - 1) : place + 1]
+    nearest, flops = min(near, key=lambda each: abs(each[0] - size))
+    return flops * size / max(1, nearest)
 
 
 def _size(shape: Shape) -> int:
