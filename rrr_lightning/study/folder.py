@@ -1,7 +1,8 @@
 """`study.json`: which study an output folder is of, so that nothing of another gets into it.
 
 A later call may add arms, durations, seeds and teachers. Anything else that differs is refused,
-above all the quality target and the headline cell, which are fixed before the runs.
+above all the quality target and the headline cell, which are fixed before the runs. Records go
+nowhere without it, for they do not tell target and headline, and none of another study is let in.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from rrr_lightning.study.records import FOLDER as RECORDS
 from rrr_lightning.study.settings import Study
 
 NAME = "study.json"
-# In a folder that has only these, a study can begin.
-HARMLESS = (RECORDS, "pilot")
+# In a folder that has only this, a study can begin.
+HARMLESS = "pilot"
 
 
 def claim(study: Study, home: Path) -> None:
@@ -37,11 +38,19 @@ def check(study: Study, home: Path) -> None:
     """Refuses a folder that is not the study's.
 
     Raises:
-        InputError: It holds another study, or other files.
+        InputError: It holds another study, records of runs of another or of none, or other files.
     """
+    records = sorted(path.stem for path in (home / RECORDS).glob("*.json"))
     if not (home / NAME).exists():
+        if records:
+            raise InputError(
+                f"holds records without the {NAME} that says what was fixed before these runs",
+                key="--out",
+                found=str(home),
+                accepted=f"the {NAME} that lay beside them as well",
+            )
         files = [path.name for path in home.iterdir()] if home.is_dir() else []
-        if any(not name.startswith(".") and name not in HARMLESS for name in files):
+        if any(not name.startswith(".") and name not in (RECORDS, HARMLESS) for name in files):
             raise InputError(
                 "holds other files",
                 key="--out",
@@ -63,6 +72,14 @@ def check(study: Study, home: Path) -> None:
                 found=str(home),
                 accepted="another folder; arms, durations, seeds and teachers may be added here",
             )
+    strange = sorted(set(records) - set(study.run_names()))
+    if strange:
+        raise InputError(
+            "is the record of no run of this study",
+            key="--out",
+            found=str(home / RECORDS / f"{strange[0]}.json"),
+            accepted=f"records of runs such as {next(study.run_names())}",
+        )
 
 
 def _plain(study: Study) -> dict[str, Any]:

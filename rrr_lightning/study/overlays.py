@@ -14,18 +14,34 @@ from typing import Any
 from rrr_lightning.errors import InputError
 
 Config = dict[str, Any]
-# What must be equal in all arms, so that runs of one seed share initial weights, order, masks and
-# augmentation; an entry also covers everything under it.
-PAIRED = (
-    "seed_everything",
-    "data",
-    "model.class_path",
-    "model.init_args.seed",
-    "model.init_args.network",
-    "model.init_args.initialization",
-    "model.init_args.mixup_alpha",
-    "model.init_args.num_classes",
-    "model.init_args.small_images",
+# What arms may differ in: how a network learns from its batches. All else is the same in all arms,
+# so that runs of one seed share initial weights, data, order, masks and augmentation, and are
+# judged alike. An entry also covers everything under it.
+FREE = (
+    "distillation",
+    "optimizer",
+    "lr_scheduler",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    *(
+        f"model.init_args.{name}"
+        for name in (
+            "learning_rate",
+            "lr",
+            "momentum",
+            "betas",
+            "epsilon",
+            "weight_decay",
+            "decay_vectors",
+            "warmup_steps",
+            "warmup_fraction",
+            "label_smoothing",
+            "optimizer",
+            "lr_scheduler",
+            "compile_network",
+            "channels_last",
+        )
+    ),
 )
 # What the study sets itself.
 OURS = {
@@ -125,27 +141,25 @@ def check_paired(configs: Mapping[str, Mapping[str, Any]]) -> None:
         InputError: An arm differs from it in something that all have to share.
     """
     (first, baseline), *others = configs.items()
+    ours = _shared(baseline)
     for name, config in others:
-        for path in PAIRED:
-            differing = _first_difference(value_at(baseline, path), value_at(config, path), path)
-            if differing is None:
+        theirs = _shared(config)
+        for where in sorted({**ours, **theirs}):
+            if ours.get(where) == theirs.get(where):
                 continue
-            where, here, there = differing
             raise InputError(
-                f"breaks the paired comparison: {first} has {there!r}, and arms share weights, "
-                "data, order and augmentation",
+                f"breaks the paired comparison: {first} has {ours.get(where)!r}, and arms share "
+                "weights, data, order and augmentation, and are judged alike",
                 key=f"arms.{name}.overlay.{where}",
-                found=here,
-                accepted="the same in all arms, best in the study's own overlay",
+                found=theirs.get(where),
+                accepted="the same in all arms, best in the study's own overlay; arms may differ "
+                "in distillation, optimizer and compilation",
             )
 
 
-def _first_difference(baseline: Any, other: Any, path: str) -> tuple[str, Any, Any] | None:
-    ours, theirs = dict(leaves(baseline, path)), dict(leaves(other, path))
-    for where in {**ours, **theirs}:
-        if ours.get(where) != theirs.get(where):
-            return where, theirs.get(where), ours.get(where)
-    return None
+def _shared(config: Mapping[str, Any]) -> Config:
+    """Returns by path what all arms share; a section that is empty is as good as none."""
+    return {path: value for path, value in leaves(without(config, FREE)) if value != {}}
 
 
 def without(config: Mapping[str, Any], paths: Sequence[str]) -> Config:

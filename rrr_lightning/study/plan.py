@@ -23,7 +23,7 @@ from rrr_lightning.study.overlays import (
     value_at,
     without,
 )
-from rrr_lightning.study.settings import Study, TeacherRuns
+from rrr_lightning.study.settings import Study, TeacherRuns, student_run, teacher_run
 from rrr_lightning.study.study_file import find_shipped, read_yaml
 
 EACH = "each"
@@ -113,7 +113,7 @@ class _Planner:
             arms[name] = lay_over(base, arm.overlay)
         check_paired(arms)
         students = [
-            self._run(f"{name}-{steps}-{seed}", name, "student", steps, study.seeds, seed, config)
+            self._run(name, "student", steps, study.seeds, seed, config)
             for seed in study.seeds
             for name, config in arms.items()
             for steps in sorted(study.durations_of(name))
@@ -139,7 +139,6 @@ class _Planner:
 
     def _run(
         self,
-        name: str,
         kind: str,
         role: Literal["student", "teacher"],
         steps: int,
@@ -147,7 +146,9 @@ class _Planner:
         seed: int,
         config: Config,
     ) -> Run:
-        key = f"{'arms' if role == 'student' else 'teachers'}.{kind}"
+        is_student = role == "student"
+        name = student_run(kind, steps, seed) if is_student else teacher_run(kind, seed)
+        key = f"{'arms' if is_student else 'teachers'}.{kind}"
         _check_warmup(config, steps, key)
         specs, runs = self._teachers(config, seeds.index(seed), key)
         if specs:
@@ -157,7 +158,7 @@ class _Planner:
         if self.data is not None:
             config = lay_over(config, {"data": {"init_args": {"source": self.data}}})
         quality = self.study.quality
-        judged = (quality.metric, quality.command, quality.key) if role == "student" else None
+        judged = (quality.metric, quality.command, quality.key) if is_student else None
         names = {str(run.checkpoint): run.name for run in runs}
         pool = tuple(names.get(str(spec), str(spec)) for spec in specs)
         teachers = tuple(dict.fromkeys(names.values()))
@@ -182,7 +183,7 @@ class _Planner:
         return specs, runs
 
     def _teacher(self, name: str, teacher: TeacherRuns, seed: int) -> Run:
-        full = f"{name}-{seed}"
+        full = teacher_run(name, seed)
         if full in self.made:
             return self.made[full]
         if name in self.open:
@@ -194,7 +195,7 @@ class _Planner:
         check_free(teacher.overlay, f"{key}.overlay")
         base = self._base(teacher.base or self.study.base, f"{key}.base")
         config = lay_over(lay_over(base, self.study.overlay), teacher.overlay)
-        run = self._run(full, name, "teacher", teacher.steps, teacher.seeds, seed, config)
+        run = self._run(name, "teacher", teacher.steps, teacher.seeds, seed, config)
         self.open.pop()
         self.made[full] = run
         return run

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rrr_lightning.study.overlays import Config
+
+
+def student_run(arm: str, steps: int, seed: int) -> str:
+    """Returns the name of a run of an arm."""
+    return f"{arm}-{steps}-{seed}"
+
+
+def teacher_run(teacher: str, seed: int) -> str:
+    """Returns the name of a run of a teacher."""
+    return f"{teacher}-{seed}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,16 @@ class Study:
     def demonstration(self) -> bool:
         """Whether the study shows the tool and not a claim."""
         return self.purpose == "demonstration"
+
+    def run_names(self) -> Iterator[str]:
+        """Yields the names of all runs that the study can have, teachers first."""
+        for name, teacher in self.teachers.items():
+            for seed in teacher.seeds:
+                yield teacher_run(name, seed)
+        for arm in self.arms:
+            for steps in self.durations_of(arm):
+                for seed in self.seeds:
+                    yield student_run(arm, steps, seed)
 
     def durations_of(self, arm: str) -> tuple[int, ...]:
         """Returns the durations of an arm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,36 @@ def test_another_study_is_refused(tmp_path: Path, changes: dict[str, Any], where
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "records").mkdir()  # copied from another machine
+    (tmp_path / "records").mkdir()
     check(make_study(content()), tmp_path)
     (tmp_path / "thesis.tex").touch()
     assert refused(tmp_path).startswith("--out: holds other files")
+
+
+def test_records_alone_do_not_say_what_was_fixed_before_them(tmp_path: Path) -> None:
+    claim(make_study(content()), tmp_path / "here")
+    (tmp_path / "there" / "records").mkdir(parents=True)
+    (tmp_path / "there" / "records" / "baseline-4-1.json").touch()
+    line = refused(tmp_path / "there")
+    assert line.startswith("--out: holds records without the study.json that says what was fixed")
+    shutil.copy(tmp_path / "here" / "study.json", tmp_path / "there")
+    check(make_study(content()), tmp_path / "there")
+    assert "whose headline differs" in refused(
+        tmp_path / "there", headline={"clock": "wall", "charge": "free"}
+    )
+
+
+@pytest.mark.parametrize("name", ["baseline-5-1", "distill-4-1", "longer-903", "baseline-4-9"])
+def test_records_of_another_study_are_refused(tmp_path: Path, name: str) -> None:
+    claim(make_study(content()), tmp_path)
+    (tmp_path / "records").mkdir()
+    for own in ("baseline-4-1", "longer-902"):
+        (tmp_path / "records" / f"{own}.json").touch()
+    check(make_study(content()), tmp_path)
+    (tmp_path / "records" / f"{name}.json").touch()
+    line = refused(tmp_path)
+    assert line.startswith("--out: is the record of no run of this study")
+    assert f"{name}.json" in line
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_what_the_study_sets_is_refused(overlay: dict[str, Any], line: str) -> N
         ("model.init_args.seed", 4),
         ("model.init_args.mixup_alpha", 0.2),
         ("model.init_args.initialization", "recipe"),
+        ("model.init_args.pretrained", True),
+        ("model.init_args.vocabulary_size", 512),
+        ("model.init_args.pad_vocabulary_to", 64),
+        ("model.init_args.body", "mini"),
+        ("model.init_args.mean", [0.5, 0.5, 0.5]),
+        ("model.init_args.loss", "binary"),
+        ("model.init_args.of_another_module", 0),
+        ("trainer.limit_train_batches", 5),
+        ("trainer.limit_val_batches", 5),
+        ("trainer.accumulate_grad_batches", 2),
+        ("trainer.precision", "bf16-mixed"),
+        ("ledger", False),
     ],
 )
 def test_arms_that_would_not_be_paired_are_refused(path: str, value: Any) -> None:
@@ -84,7 +96,17 @@ def test_arms_that_would_not_be_paired_are_refused(path: str, value: Any) -> Non
     check_paired({"baseline": other, "distilled": other})  # all arms alike is fine
 
 
-def test_arms_may_differ_in_how_they_learn() -> None:
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"model.init_args.learning_rate": 0.2, "distillation.teachers": "x.ckpt"},
+        {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1}}},
+        {"model.init_args.warmup_fraction": 0.1, "model.init_args.warmup_steps": None},
+        {"model.init_args": {"compile_network": True, "label_smoothing": 0.1}},
+        {"trainer.gradient_clip_val": 1.0},
+    ],
+)
+def test_arms_may_differ_in_how_they_learn(overlay: dict[str, Any]) -> None:
     base = {"model": {"init_args": {"learning_rate": 0.1}}}
-    arm = {"model": {"init_args": {"learning_rate": 0.2}}, "distillation": {"teachers": "x.ckpt"}}
-    check_paired({"baseline": base, "distilled": arm})
+    for baseline in (base, {"trainer": {}}):
+        check_paired({"baseline": baseline, "distilled": lay_over(baseline, expand(overlay))})

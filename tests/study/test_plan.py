@@ -93,8 +93,9 @@ def test_an_overlay_that_breaks_the_pairs_is_refused() -> None:
     line = refused(arms={**arms("longer"), "other": arm})
     assert line == (
         "arms.other.overlay.data.init_args.global_batch_size: breaks the paired comparison: "
-        "baseline has 40, and arms share weights, data, order and augmentation; found 20; "
-        "accepted: the same in all arms, best in the study's own overlay"
+        "baseline has 40, and arms share weights, data, order and augmentation, and are judged "
+        "alike; found 20; accepted: the same in all arms, best in the study's own overlay; arms "
+        "may differ in distillation, optimizer and compilation"
     )
     assert "arms.other.overlay.seed_everything" in refused(
         arms={**arms("longer"), "other": {"overlay": {"seed_everything": 4}}}

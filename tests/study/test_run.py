@@ -67,6 +67,7 @@ def test_records_are_enough_on_another_machine(tmp_path: Path, pretend: Pretend)
     (records / "distilled-8-2.json").unlink()
     (records / "baseline-8-2.json").unlink()
     shutil.copytree(records, tmp_path / "there" / "records")
+    shutil.copy(tmp_path / "out" / "study.json", tmp_path / "there")
     pretend.calls.clear()
     printed = go(tmp_path, "there")
     ran = [name for _, name in pretend.calls if "-" in name]
