@@ -125,7 +125,8 @@ def _compare(analysis: Analysis, clock: Clock, charge: Charge, target: float | N
     for arm in design.arms:
         key = (arm, clock, charge)
         if comparer is None or arm in refused:
-            analysis.comparisons[key] = Comparison(Bounded(why=refused.get(arm) or problem))
+            missing = Bounded(why=refused.get(arm) or problem)
+            analysis.comparisons[key] = Comparison(missing, saved=missing)
         elif charge != analysis.charges[0] and not analysis.taught(arm):
             analysis.comparisons[key] = analysis.comparisons[arm, clock, analysis.charges[0]]
         else:
@@ -137,5 +138,4 @@ def _break_even(analysis: Analysis, arm: str) -> Bounded:
     costs = [teachers_cost(point, clock) for point in analysis.points if point.arm == arm]
     known = [cost for cost in costs if cost is not None]
     teachers = float(np.mean(known)) if len(known) == len(costs) else None
-    free = analysis.headline(arm, "free")
-    return break_even(free.target, free.baseline_cost, teachers)
+    return break_even(analysis.headline(arm, "free").saved, teachers)

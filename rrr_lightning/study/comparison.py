@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.study.checks import check_durations
-from rrr_lightning.study.coverage import LEAST_COVERAGE, Simulation, fit, means
+from rrr_lightning.study.coverage import LEAST_COVERAGE, Coverage, Simulation, fit, means
 from rrr_lightning.study.frontier import Array, Frontier
 from rrr_lightning.study.interval import (
     Apart,
+    AtTarget,
     Cell,
     Spread,
+    at_cost,
     at_duration,
     at_target,
     frontier_of,
@@ -28,6 +30,9 @@ SIGNS = {0.0: "", 1.0: ">=", -1.0: "<="}
 ONE_SEED = "no interval: one seed per duration says nothing of the spread over seeds"
 NO_SPREAD = "no interval: all seeds ended alike, so that their spread is not known"
 NO_SLOPE = "no interval: the baseline does not get better with cost"
+NOT_SEEN = "neither the baseline nor the arm has been seen at the target"
+NO_TARGET = "no target was fixed beforehand"
+ONE_DURATION = "the arm needs 2 durations or more to be read at the target"
 NO_BOUND = "the seeds vary too much to bound it on either side"
 
 
@@ -91,12 +96,12 @@ class Comparison:
     Attributes:
         target: The speed-up at the target.
         durations: Every duration of the arm.
-        baseline_cost: The baseline's cost at the target; None where there is no value.
+        saved: The baseline's cost at the target less the arm's.
     """
 
     target: Bounded
     durations: tuple[Duration, ...] = ()
-    baseline_cost: float | None = None
+    saved: Bounded = field(default_factory=Bounded)
 
 
 class Comparer:
@@ -127,9 +132,15 @@ class Comparer:
             raise InputError(
                 "two durations have the same cost", key=name, found=np.exp(costs).tolist()
             )
-        self.frontier: Frontier = frontier_of(baseline)
         self.spread: Spread = pool(baseline, arms)
+        self.frontier: Frontier = frontier_of(baseline, self.spread.trend)
         self.why = self._refusal()
+        self._ends = (
+            f"than {name}'s shortest duration ({baseline[0].steps} steps), "
+            "before which nothing is known",
+            f"than {name}'s longest duration ({baseline[-1].steps} steps), "
+            "beyond which nothing is known",
+        )
         self._limit = quantile(level, self.spread.freedom) if self.spread.freedom else math.nan
         truth = fit(costs, errors)
         self._simulation = None
@@ -146,39 +157,56 @@ class Comparer:
             log_target: The log error at which costs are compared.
         """
         coverage = self._simulation.of(cells, log_target) if self._simulation else None
-        durations = []
-        for cell in cells:
-            apart = at_duration(
-                self.frontier,
-                cell.cost,
-                np.array([cell.error]),
-                len(cell.seeds),
-                self._variances,
-                self._limit,
-            )
-            share = coverage.by_steps[cell.steps] if coverage else None
-            durations.append(
-                Duration(
-                    cell.steps,
-                    len(cell.seeds),
-                    cell.cost,
-                    cell.error,
-                    self._bounded(apart, share),
-                    self._gain(cell),
-                )
-            )
-        if log_target is None:
-            missing = Bounded(why="no target was fixed beforehand")
-            return Comparison(missing, tuple(durations))
-        if len(cells) < 2:
-            missing = Bounded(why="the arm needs 2 durations or more to be read at the target")
-            return Comparison(missing, tuple(durations))
-        apart = at_target(
-            self.frontier, frontier_of(cells), log_target, self._variances, self._limit
+        shares = (coverage.target, coverage.saved) if coverage else (None, None)
+        durations = tuple(self._duration(cell, coverage) for cell in cells)
+        if log_target is None or len(cells) < 2:
+            missing = Bounded(why=NO_TARGET if log_target is None else ONE_DURATION)
+            return Comparison(missing, durations, missing)
+        curve = frontier_of(cells, self.spread.trend)
+        found = at_target(self.frontier, curve, log_target, self._variances, self._limit)
+        why = self._outside(found, cells)
+        return Comparison(
+            self._bounded(found.ratio, shares[0], why, math.exp),
+            durations,
+            self._bounded(found.saved, shares[1], why, float),
         )
-        bounded = self._bounded(apart, coverage.target if coverage else None)
-        cost = float(np.exp(self.frontier.reaches(log_target).place[0]))
-        return Comparison(bounded, tuple(durations), None if bounded.value is None else cost)
+
+    def _duration(self, cell: Cell, coverage: Coverage | None) -> Duration:
+        seeds = self.spread.effective(cell)
+        told = (self.frontier, cell.cost, np.array([cell.error]), seeds)
+        apart = at_duration(*told, self._variances, self._limit)
+        shorter, longer = self._ends
+        why = {0.0: None, 1.0: f"better {longer}", -1.0: f"worse {shorter}"}[float(apart.sign[0])]
+        share = coverage.by_steps[cell.steps] if coverage else None
+        gain = at_cost(*told, self._variances, self._limit)
+        known = coverage.gains[cell.steps] if coverage else None
+        return Duration(
+            cell.steps,
+            len(cell.seeds),
+            cell.cost,
+            cell.error,
+            self._bounded(apart, share, why, math.exp),
+            self._bounded(gain, known, None, math.expm1),
+        )
+
+    def _outside(self, found: AtTarget, cells: Sequence[Cell]) -> str | None:
+        """Says on which side of what has been seen the target lies."""
+        shorter, longer = self._ends
+        first, last = cells[0].steps, cells[-1].steps
+        told = (
+            (found.theirs.nowhere, f"better {longer}"),
+            (found.theirs.at_start, f"worse {shorter}"),
+            (
+                found.ours.nowhere,
+                f"better than the arm's longest duration ({last} steps)",
+            ),
+            (
+                found.ours.at_start,
+                f"worse than the arm's shortest duration ({first} steps)",
+            ),
+        )
+        words = [text for flag, text in told if flag[0]]
+        return f"the target is {', and '.join(words)}" if words else None
 
     @property
     def _variances(self) -> tuple[Array, Array]:
@@ -190,41 +218,36 @@ class Comparer:
             return ONE_SEED
         return NO_SPREAD if self.spread.quality == 0 else None
 
-    def _bounded(self, apart: Apart, coverage: float | None) -> Bounded:
+    def _bounded(
+        self,
+        apart: Apart,
+        coverage: float | None,
+        outside: str | None,
+        plain: Callable[[float], float],
+    ) -> Bounded:
+        """Returns a difference as reports show it.
+
+        Args:
+            apart: The difference, with its interval.
+            coverage: The simulated coverage of that.
+            outside: Why it is no more than a bound.
+            plain: From the difference to what is shown.
+        """
         sign = float(apart.sign[0])
         if sign not in SIGNS:
-            return Bounded(why="neither the baseline nor the arm has been seen at the target")
-        value = math.exp(float(apart.value[0]))
-        if self.why is not None:
-            return Bounded(value, SIGNS[sign], why=self.why)
-        if coverage is None or coverage < LEAST_COVERAGE:
+            return Bounded(why=NOT_SEEN)
+        value = plain(float(apart.value[0]))
+        why = self.why
+        if why is None and (coverage is None or coverage < LEAST_COVERAGE):
             told = "is not known" if coverage is None else f"would be {100 * coverage:.1f} %"
             why = f"no interval: its coverage {told} at this size, under {LEAST_COVERAGE:.0%}"
-            return Bounded(value, SIGNS[sign], coverage=coverage, why=why)
-        low, high = (_finite(float(end[0])) for end in (apart.low, apart.high))
-        open_ended = NO_BOUND if low is None and high is None else None
-        return Bounded(value, SIGNS[sign], low, high, coverage, open_ended)
-
-    def _gain(self, cell: Cell) -> Bounded:
-        """The baseline's error at the arm's cost over the arm's error, less one."""
-        costs = self.frontier.log_costs
-        inside = min(max(cell.cost, float(costs[0])), float(costs[-1]))
-        # A longer baseline would have been at least as good, a shorter one at most.
-        sign = "<=" if cell.cost > costs[-1] else ">=" if cell.cost < costs[0] else ""
-        value, slope, leverage = self.frontier.at(inside)
-        gain = value - cell.error
-        if self.why in (ONE_SEED, NO_SPREAD):
-            return Bounded(math.expm1(gain), sign, why=self.why)
-        quality, cost = (float(variance[0]) for variance in self._variances)
-        error = math.sqrt((quality + slope**2 * cost) * (leverage + 1 / len(cell.seeds)))
-        low, high = gain - self._limit * error, gain + self._limit * error
-        return Bounded(
-            math.expm1(gain),
-            sign,
-            None if sign == "<=" else math.expm1(low),
-            None if sign == ">=" else math.expm1(high),
-        )
+        if why is not None:
+            return Bounded(value, SIGNS[sign], coverage=coverage, why=_both(outside, why))
+        ends = (float(apart.low[0]), float(apart.high[0]))
+        low, high = (plain(end) if math.isfinite(end) else None for end in ends)
+        why = _both(outside, NO_BOUND if low is None and high is None else None)
+        return Bounded(value, SIGNS[sign], low, high, coverage, why)
 
 
-def _finite(log: float) -> float | None:
-    return math.exp(log) if math.isfinite(log) else None
+def _both(*parts: str | None) -> str | None:
+    return "; ".join(part for part in parts if part) or None

@@ -69,7 +69,8 @@ def contrast(
     if spread.freedom == 0 or spread.quality == 0:
         why = ONE_SEED if spread.freedom == 0 else NO_SPREAD
         return Contrast(arms, steps, Bounded(value, why=why), math.exp(costs))
-    shares = sum(1 / len(one.seeds) + 1 / len(other.seeds) for one, other in pairs) / count**2
+    seeds = [spread.effective(cell) for pair in pairs for cell in pair]
+    shares = sum(1 / each for each in seeds) / count**2
     error = math.sqrt(spread.quality * spread.widening * shares)
     half = quantile(level, spread.freedom) * error
     bounded = Bounded(value, "", math.exp(errors - half), math.exp(errors + half))

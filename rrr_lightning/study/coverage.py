@@ -2,21 +2,31 @@
 
 The truth of the simulation is smooth: a power law with a floor, error = floor + scale·cost^-power,
 fitted to the study's means. Its runs have the study's own costs, numbers of seeds and variances,
-with normal noise. So the coverage includes what the interpolation misses between the nodes and what
-few seeds do to the variance, and leaves out what no study can tell of itself: noise of another kind
-and costs that drift between arms.
+with normal noise that follows the study's trend. So the coverage includes what the interpolation
+misses between the nodes, what few seeds do to the variance and its trend, and noise that differs
+between durations. It leaves out what no study can tell of itself: noise of another kind and costs
+that drift between arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 
 from rrr_lightning.study.frontier import Array, Frontier
-from rrr_lightning.study.interval import Apart, Cell, Spread, at_duration, at_target, quantile
+from rrr_lightning.study.interval import (
+    Apart,
+    Cell,
+    Spread,
+    at_cost,
+    at_duration,
+    at_target,
+    quantile,
+)
+from rrr_lightning.study.noise import LEVEL, Trend, trend_of
 
 REPLICATES = 2000
 LEAST_COVERAGE = 0.93
@@ -77,10 +87,14 @@ class Coverage:
         by_steps: For each duration of the arm.
         target: At the target; None where there is none that the curves can reach, or where the
             arm has one duration.
+        gains: Of the gain at equal cost, for each duration.
+        saved: Of the cost that is saved at the target.
     """
 
     by_steps: dict[int, float]
     target: float | None = None
+    gains: dict[int, float] = field(default_factory=dict)
+    saved: float | None = None
 
 
 class Simulation:
@@ -107,9 +121,10 @@ class Simulation:
         self._spread = spread
         self._size = REPLICATES if replicates is None else replicates
         self._limit = quantile(level, spread.freedom)
+        quality, self._trend = self._draw_variances()
+        chance = self._random.chisquare(spread.freedom, self._size) / spread.freedom
+        self._variances = (quality, spread.cost * chance)
         self._frontier = self._draw(cells, truth)
-        squares = self._random.chisquare(spread.freedom, (2, self._size)) / spread.freedom
-        self._variances = (spread.quality * squares[0], spread.cost * squares[1])
 
     def of(
         self, cells: Sequence[Cell], log_target: float | None, truth: PowerLaw | None = None
@@ -123,19 +138,39 @@ class Simulation:
                 baseline's at the mean distance of the arm where it has fewer.
         """
         truth = self._fit(cells) if truth is None else truth
-        by_steps = {}
+        by_steps, gains = {}, {}
         for cell in cells:
             error = float(truth.log_error(np.array(cell.cost)))
             place = self._truth.log_cost(error)
-            by_steps[cell.steps] = _share(self._at_duration(cell, error, place), place - cell.cost)
+            errors = self._errors(cell, error, place)
+            seeds = len(cell.seeds) / self._trend.widened(np.array(cell.cost))
+            drawn = (self._frontier, cell.cost, errors, seeds, self._variances, self._limit)
+            by_steps[cell.steps] = _share(at_duration(*drawn), place - cell.cost)
+            gain = float(self._truth.log_error(np.array(cell.cost))) - error
+            gains[cell.steps] = _share(at_cost(*drawn), gain)
         if log_target is None or len(cells) < 2:
-            return Coverage(by_steps)
+            return Coverage(by_steps, gains=gains)
         theirs, ours = self._truth.log_cost(log_target), truth.log_cost(log_target)
         if not np.isfinite(theirs) and not np.isfinite(ours):
-            return Coverage(by_steps)
+            return Coverage(by_steps, gains=gains)
         curve = self._draw(cells, truth)
-        apart = at_target(self._frontier, curve, log_target, self._variances, self._limit)
-        return Coverage(by_steps, _share(apart, theirs - ours))
+        found = at_target(self._frontier, curve, log_target, self._variances, self._limit)
+        saved = float(np.exp(theirs) - np.exp(ours))
+        return Coverage(
+            by_steps, _share(found.ratio, theirs - ours), gains, _share(found.saved, saved)
+        )
+
+    def _draw_variances(self) -> tuple[Array, Trend]:
+        """Pooled variances as studies of this size would estimate them, and their trends."""
+        spread = self._spread
+        if not spread.cells:
+            chance = self._random.chisquare(spread.freedom, self._size) / spread.freedom
+            return spread.quality * chance, LEVEL
+        places, freedoms = np.array(spread.cells).T
+        chance = self._random.chisquare(freedoms[:, None], (len(places), self._size))
+        variances = spread.quality * spread.trend.relative(places) * chance / freedoms[:, None]
+        pooled = np.average(variances, axis=0, weights=freedoms)
+        return pooled, trend_of(places, variances, freedoms)
 
     def _fit(self, cells: Sequence[Cell]) -> PowerLaw:
         costs, errors = means(cells)
@@ -150,18 +185,21 @@ class Simulation:
         """Noisy means around a curve; noise of costs acts through its slope."""
         costs, _ = means(cells)
         seeds = np.array([len(cell.seeds) for cell in cells], np.float64)
-        variance = self._spread.quality + truth.slope(costs) ** 2 * self._spread.cost
+        variance = self._variance(costs, truth.slope(costs))
         noise = self._random.standard_normal((len(cells), self._size))
         nodes = truth.log_error(costs)[:, None] + noise * np.sqrt(variance / seeds)[:, None]
-        return Frontier(costs, nodes, seeds)
+        return Frontier(costs, nodes, seeds, self._trend.widened(costs))
 
-    def _at_duration(self, cell: Cell, error: float, place: float) -> Apart:
+    def _variance(self, log_costs: Array, slopes: Array | float) -> Array:
+        """The true variance of one run, noise of costs acting through the slope."""
+        own = self._spread.quality * self._spread.trend.relative(log_costs)[..., 0]
+        return own + slopes**2 * self._spread.cost
+
+    def _errors(self, cell: Cell, error: float, place: float) -> Array:
+        """Noisy means of one duration of the arm."""
         slope = float(self._truth.slope(np.array(place))) if np.isfinite(place) else 0.0
-        variance = (self._spread.quality + slope**2 * self._spread.cost) / len(cell.seeds)
-        errors = error + self._random.standard_normal(self._size) * np.sqrt(variance)
-        return at_duration(
-            self._frontier, cell.cost, errors, len(cell.seeds), self._variances, self._limit
-        )
+        variance = self._variance(np.array(cell.cost), slope) / len(cell.seeds)
+        return error + self._random.standard_normal(self._size) * np.sqrt(variance)
 
 
 def means(cells: Sequence[Cell]) -> tuple[Array, Array]:

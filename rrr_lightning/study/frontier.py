@@ -132,6 +132,7 @@ class Frontier:
         log_costs: Logarithms of the mean costs, rising, shape [D].
         log_errors: Means of the logarithms of errors over seeds, shape [D, R].
         seeds: Numbers of seeds, shape [D].
+        noise: Variances of one run over that of the others, shape [D, R]; None means 1.
 
     Attributes:
         places: The grid of log costs, even places and the nodes, shape [G].
@@ -141,7 +142,9 @@ class Frontier:
         raised: Whether means had to be levelled, shape [R].
     """
 
-    def __init__(self, log_costs: Array, log_errors: Array, seeds: Array) -> None:
+    def __init__(
+        self, log_costs: Array, log_errors: Array, seeds: Array, noise: Array | None = None
+    ) -> None:
         nodes = levelled(log_errors, seeds)
         self.raised: Flags = np.any(np.diff(log_errors, axis=0) > 0, axis=0)
         self.log_costs = log_costs
@@ -152,19 +155,21 @@ class Frontier:
         self.values: Array = curve(self.places)
         self.slopes: Array = curve.derivative()(self.places)
         self.leverage: Array = np.zeros_like(self.values)
-        for node, count in enumerate(seeds):
+        variances = 1 / seeds[:, None] if noise is None else noise / seeds[:, None]
+        for node, variance in enumerate(variances):
             moved = np.zeros_like(nodes)
             moved[node] = _STEP
             up = PchipInterpolator(log_costs, nodes + moved, axis=0)(self.places)
             down = PchipInterpolator(log_costs, nodes - moved, axis=0)(self.places)
-            self.leverage += ((up - down) / (2 * _STEP)) ** 2 / count
+            self.leverage += ((up - down) / (2 * _STEP)) ** 2 * variance
 
-    def at(self, log_cost: float) -> tuple[float, float, float]:
-        """Returns value, slope and leverage of the first replicate at a cost inside the nodes."""
-        value = float(self._curve(log_cost)[0])
-        slope = float(self._curve.derivative()(log_cost)[0])
-        leverage = float(np.interp(log_cost, self.places, self.leverage[:, 0]))
-        return value, slope, leverage
+    def at(self, log_cost: float) -> tuple[Array, Array, Array]:
+        """Returns value, slope and leverage at a cost inside the nodes, shape [R] each."""
+        above = int(np.clip(np.searchsorted(self.places, log_cost), 1, len(self.places) - 1))
+        left, right = self.places[above - 1], self.places[above]
+        part = (log_cost - left) / (right - left)
+        leverage = (1 - part) * self.leverage[above - 1] + part * self.leverage[above]
+        return self._curve(log_cost), self._curve.derivative()(log_cost), leverage
 
     def reaches(self, level: Array | float) -> Crossing:
         """Returns the least cost at which the curve is as good as `level`.

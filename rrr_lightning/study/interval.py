@@ -9,7 +9,7 @@ good as the arm, since nothing is known beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from scipy.stats import bartlett
 from scipy.stats import t as student
 
 from rrr_lightning.study.frontier import Array, Crossing, Frontier, first_crossing, last_crossing
+from rrr_lightning.study.noise import LEVEL, ROUNDING, Trend, trend_of
 
 ANGLES = 9
-ROUNDING = 1e-20  # a variance below is that of rounding
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Spread:
             seed; None without such pairs.
         unequal: The p value of Bartlett's test that all cells vary alike; None where it is not
             defined.
+        trend: How the variance of the log error runs with the log cost.
+        cells: Log costs and degrees of freedom of what was pooled.
     """
 
     quality: float
@@ -68,6 +70,8 @@ class Spread:
     freedom: int
     correlation: float | None = None
     unequal: float | None = None
+    trend: Trend = LEVEL
+    cells: tuple[tuple[float, int], ...] = ()
 
     @property
     def widening(self) -> float:
@@ -77,10 +81,14 @@ class Spread:
         """
         return 1.0 + max(0.0, -(self.correlation or 0.0))
 
+    def effective(self, cell: Cell) -> float:
+        """Returns the number of seeds of a cell, fewer where one run varies more than elsewhere."""
+        return len(cell.seeds) / float(self.trend.widened(np.array(cell.cost))[0])
+
 
 @dataclass(frozen=True)
 class Apart:
-    """Log speed-ups by replicate, all of shape [R].
+    """Differences by replicate, such as log speed-ups, all of shape [R].
 
     Attributes:
         value: The estimate, or the bound where it is censored.
@@ -108,7 +116,11 @@ def pool(baseline: Sequence[Cell], arms: Sequence[Sequence[Cell]]) -> Spread:
     samples = [cell.log_errors for cell in cells if len(cell.seeds) > 1]
     varied = len(samples) > 1 and all(np.ptp(sample) > 0 for sample in samples)
     unequal = float(bartlett(*samples).pvalue) if varied else None
-    return Spread(quality, cost, freedom, _correlation(baseline, arms), unequal)
+    varying = tuple((cell.cost, len(cell.seeds) - 1) for cell in cells if len(cell.seeds) > 1)
+    places, freedoms = np.array(varying, np.float64).T
+    variances = np.array([[np.var(sample, ddof=1)] for sample in samples])
+    trend = trend_of(places, variances, freedoms) if quality else LEVEL
+    return Spread(quality, cost, freedom, _correlation(baseline, arms), unequal, trend, varying)
 
 
 def _correlation(baseline: Sequence[Cell], arms: Sequence[Sequence[Cell]]) -> float | None:
@@ -133,20 +145,19 @@ def quantile(level: float, freedom: int) -> float:
     return float(student.ppf((1 + level) / 2, freedom))
 
 
-def frontier_of(cells: Sequence[Cell]) -> Frontier:
+def frontier_of(cells: Sequence[Cell], trend: Trend = LEVEL) -> Frontier:
     """Returns the curve through the means of one arm."""
-    return Frontier(
-        np.array([cell.cost for cell in cells]),
-        np.array([[cell.error] for cell in cells]),
-        np.array([len(cell.seeds) for cell in cells], np.float64),
-    )
+    costs = np.array([cell.cost for cell in cells])
+    seeds = np.array([len(cell.seeds) for cell in cells], np.float64)
+    means = np.array([[cell.error] for cell in cells])
+    return Frontier(costs, means, seeds, trend.widened(costs))
 
 
 class _Side:
     """Which places of one curve a level may belong to."""
 
     def __init__(
-        self, curve: Frontier, level: Array, quality: Array, cost: Array, own: float
+        self, curve: Frontier, level: Array, quality: Array, cost: Array, own: float | Array
     ) -> None:
         """`own` is the variance of the level in units of the variance of one run."""
         self.places = curve.places
@@ -165,17 +176,17 @@ def at_duration(
     baseline: Frontier,
     log_cost: float,
     log_errors: Array,
-    seeds: int,
+    seeds: float | Array,
     variances: tuple[Array, Array],
     limit: float,
 ) -> Apart:
-    """Compares one duration of an arm with the baseline's cost at the same quality.
+    """Compares one duration of an arm with the baseline's cost at the same quality: log speed-ups.
 
     Args:
         baseline: The baseline's curve.
         log_cost: Mean log cost of the arm's runs.
         log_errors: Their mean log error, shape [R].
-        seeds: Their number.
+        seeds: Their number; an effective one where they vary more than others.
         variances: Of the log error and of the log cost of one run, shape [R] each.
         limit: Student's t.
     """
@@ -190,13 +201,57 @@ def at_duration(
     )
 
 
+def at_cost(
+    baseline: Frontier,
+    log_cost: float,
+    log_errors: Array,
+    seeds: float | Array,
+    variances: tuple[Array, Array],
+    limit: float,
+) -> Apart:
+    """Compares one duration of an arm with the baseline's quality at the same cost: log errors.
+
+    Arguments are those of `at_duration`.
+    """
+    first, last = float(baseline.log_costs[0]), float(baseline.log_costs[-1])
+    value, slope, leverage = baseline.at(min(max(log_cost, first), last))
+    quality, cost = variances
+    half = limit * np.sqrt((quality + slope**2 * cost) * (leverage + 1 / seeds))
+    gain = value - log_errors
+    # A longer baseline would have been at least as good, a shorter one at most.
+    sign = -1.0 if log_cost > last else 1.0 if log_cost < first else 0.0
+    return Apart(
+        gain,
+        np.full(len(gain), sign),
+        np.full(len(gain), -np.inf) if sign < 0 else gain - half,
+        np.full(len(gain), np.inf) if sign > 0 else gain + half,
+    )
+
+
+@dataclass(frozen=True)
+class AtTarget:
+    """Both curves at one quality.
+
+    Attributes:
+        ratio: Log speed-ups.
+        saved: The baseline's cost less the arm's.
+        theirs: Where the baseline reaches it.
+        ours: Where the arm does.
+    """
+
+    ratio: Apart
+    saved: Apart
+    theirs: Crossing
+    ours: Crossing
+
+
 def at_target(
     baseline: Frontier,
     arm: Frontier,
     log_target: float,
     variances: tuple[Array, Array],
     limit: float,
-) -> Apart:
+) -> AtTarget:
     """Compares the costs at which both curves reach a quality that was fixed beforehand.
 
     The interval is over all pairs of places that the target may belong to, with the squares of
@@ -209,16 +264,23 @@ def at_target(
     level = np.full(len(sign), log_target)
     first = _Side(baseline, level, *variances, own=0.0)
     second = _Side(arm, level, *variances, own=0.0)
-    low, high = np.full(len(sign), np.inf), np.full(len(sign), -np.inf)
+    lows, highs = [], []
     for angle in np.linspace(0, np.pi / 2, ANGLES):
         here, there = limit * float(np.cos(angle)), limit * float(np.sin(angle))
-        low = np.minimum(low, first.low(here).place - second.high(there).place)
-        high = np.maximum(high, first.high(here).place - second.low(there).place)
+        lows.append((first.low(here).place, second.high(there).place))
+        highs.append((first.high(here).place, second.low(there).place))
     open_low = first.low(limit).at_start | second.high(limit).at_start
     open_high = first.high(limit).at_start | second.low(limit).at_start
-    return Apart(
-        theirs.place - ours.place,
-        sign,
-        np.where(open_low, -np.inf, low),
-        np.where(open_high, np.inf, high),
-    )
+
+    def apart(difference: Callable[[Array, Array], Array]) -> Apart:
+        least = np.min([difference(*pair) for pair in lows], axis=0)
+        most = np.max([difference(*pair) for pair in highs], axis=0)
+        return Apart(
+            difference(theirs.place, ours.place),
+            sign,
+            np.where(open_low, -np.inf, least),
+            np.where(open_high, np.inf, most),
+        )
+
+    ratio, saved = apart(lambda x, y: x - y), apart(lambda x, y: np.exp(x) - np.exp(y))
+    return AtTarget(ratio, saved, theirs, ours)

@@ -121,6 +121,7 @@ def as_json(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
             "degrees_of_freedom": spread.freedom,
             "pair_correlation": spread.correlation,
             "unequal_p": spread.unequal,
+            "trend": float(spread.trend.slope[0]),
         },
         "frontier": _frontier(analysis),
         "why": analysis.why,
@@ -169,7 +170,8 @@ def _duration(analysis: Analysis, arm: str, duration: Duration) -> dict[str, Any
     def scaled(end: float | None) -> float | None:
         return None if end is None else end * error
 
-    gain = Bounded(scaled(ratio.value), ratio.sign, scaled(ratio.low), scaled(ratio.high))
+    ends = scaled(ratio.low), scaled(ratio.high)
+    gain = Bounded(scaled(ratio.value), ratio.sign, *ends, ratio.coverage, ratio.why)
     return {
         "steps": duration.steps,
         "n": duration.seeds,

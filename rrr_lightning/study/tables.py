@@ -185,6 +185,15 @@ def contrasts(analysis: Analysis) -> str:
     return "\n\n".join(["## Arms at equal steps", table(head, rows)])
 
 
+def _growth(analysis: Analysis) -> float | None:
+    """How the standard deviation over seeds runs from the cheapest to the dearest duration."""
+    if analysis.spread is None or not analysis.spread.cells:
+        return None
+    costs = [cost for cost, _ in analysis.spread.cells]
+    slope = float(analysis.spread.trend.slope[0])
+    return math.exp(slope * (max(costs) - min(costs)) / 2) if slope else None
+
+
 def grounds(analysis: Analysis, notes: Sequence[str]) -> str:
     """What the numbers rest on, and what is missing."""
     design, spread = analysis.design, analysis.spread
@@ -209,7 +218,12 @@ def grounds(analysis: Analysis, notes: Sequence[str]) -> str:
         if spread.unequal is not None and spread.unequal < UNLIKE:
             lines.append(
                 "The spread over seeds differs between durations or arms (Bartlett's test, p = "
-                f"{spread.unequal:.2g}), which the pooled interval does not know of"
+                f"{spread.unequal:.2g})"
+            )
+        if factor := _growth(analysis):
+            lines.append(
+                f"From the cheapest to the dearest runs this spread changes by a factor of "
+                f"{factor:.2f}; intervals are widened where it is larger"
             )
     if analysis.frontier is not None and analysis.frontier.raised[0]:
         lines.append(

@@ -10,6 +10,7 @@ import yaml
 from rrr_lightning.study.overlays import lay_over
 from rrr_lightning.study.plan import Run
 from rrr_lightning.study.records import Record
+from rrr_lightning.study.study_file import SHIPPED, read_study
 
 HARDWARE = {"device": "cpu", "cpu": "A processor", "cores": 2, "threads": 1, "memory_bytes": 8}
 CONTENT: dict[str, Any] = {
@@ -33,6 +34,16 @@ CONTENT: dict[str, Any] = {
 def content(**changes: Any) -> dict[str, Any]:
     """The content of a study file, with some keys replaced."""
     return lay_over(CONTENT, {}) | changes
+
+
+def shipped_sizes() -> set[tuple[tuple[int, ...], tuple[int, ...], int]]:
+    """Durations of baseline and headline arm, and the number of seeds, of every shipped study."""
+    studies = (read_study(str(path)) for path in sorted(SHIPPED.glob("study/**/*.yaml")))
+    return {
+        (study.durations, study.durations_of(study.headline_arm), len(study.seeds))
+        for study in studies
+        if study.purpose != "tuning"
+    }
 
 
 def write(path: Path, **changes: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from rrr_lightning.study.comparison import NO_SPREAD, ONE_SEED
 from rrr_lightning.study.contrast import contrast
 from rrr_lightning.study.interval import Cell, Spread, quantile
+from rrr_lightning.study.noise import LEVEL, Trend
 
 ARMS = ("random", "average")
 
@@ -42,6 +43,18 @@ def test_coverage() -> None:
         assert found.high is not None
         held += found.low <= 1 <= found.high
     assert held >= 930
+
+
+def test_durations_that_vary_more_widen() -> None:
+    first, second = [cell(1, -1.0, 0.0)], [cell(1, -1.1, 0.0)]
+    noisy = Trend(np.array([-1.0]), np.array([-math.log(4)]))
+    plain, wide = (
+        contrast(ARMS, first, second, Spread(1e-4, 0.0, 10, trend=trend), 0.95).error_ratio
+        for trend in (LEVEL, noisy)
+    )
+    assert wide.high is not None
+    assert plain.high is not None
+    assert math.log(wide.high) - 0.1 == pytest.approx(2 * (math.log(plain.high) - 0.1))
 
 
 def test_no_interval() -> None:

@@ -19,9 +19,14 @@ from rrr_lightning.study.frontier import (
     quality_of,
 )
 from tests.study.made import LAW
+from tests.study.studies import shipped_sizes
 
 SATURATING = PowerLaw(0.3, math.log(0.5), 0.8)
-GRIDS = ((3, 6, 12, 20), (1, 2, 4, 8), (100, 200, 400, 800, 1600), (1, 1.5, 2, 3, 4, 6, 8))
+GRIDS = {
+    (100, 200, 400, 800, 1600),
+    (1, 1.5, 2, 3, 4, 6, 8),
+    *(grid for grid, *_ in shipped_sizes()),
+}
 
 
 def curve(costs: tuple[float, ...], law: PowerLaw = LAW, seeds: int = 1) -> Frontier:
@@ -63,7 +68,7 @@ def test_levelled_leaves_falling_values() -> None:
     assert not curve((1, 2, 4, 8)).raised[0]
 
 
-@pytest.mark.parametrize("costs", GRIDS)
+@pytest.mark.parametrize("costs", sorted(GRIDS))
 @pytest.mark.parametrize("law", [LAW, SATURATING, PowerLaw(0, 0.0, 0.4), PowerLaw(0.1, -0.7, 1.0)])
 def test_bias_without_noise(costs: tuple[float, ...], law: PowerLaw) -> None:
     costs = tuple(cost / costs[0] for cost in costs)

@@ -13,13 +13,16 @@ from rrr_lightning.study.frontier import Array, Frontier
 from rrr_lightning.study.interval import (
     Cell,
     Spread,
+    at_cost,
     at_duration,
     at_target,
     frontier_of,
     pool,
     quantile,
 )
+from rrr_lightning.study.noise import trend_of
 from tests.study.made import LAW
+from tests.study.studies import shipped_sizes
 
 REPLICATES = 2000
 Curve = Callable[[Array], Array]
@@ -39,8 +42,10 @@ def coverages(
     speed_up: float = 1.4,
     cost_noise: float = 0.0,
     shared: float = 0.0,
+    falling: float = 1.0,
 ) -> list[float]:
-    """Coverage at each duration of the arm and at a target, from single runs up.
+    """Coverage of speed-up and gain at each duration of the arm, and of cost saved and speed-up at
+    a target, from single runs up.
 
     Args:
         law: The baseline's log error by log cost.
@@ -51,15 +56,18 @@ def coverages(
         speed_up: The true speed-up.
         cost_noise: Standard deviation of log costs.
         shared: The part of the variance that runs of one seed share.
+        falling: How many times more the baseline's cheapest runs vary than its dearest.
     """
     random = np.random.default_rng(1)
     truth = math.log(speed_up)
     costs = [np.log(np.array(each, np.float64)) for each in (durations, arm)]
     common = random.normal(size=(1, seeds, REPLICATES))
     runs, noises, spent = [], [], []
+    middle, span = np.mean(costs[0][[0, -1]]), np.ptp(costs[0])
     for moved, places in zip((0.0, truth), costs, strict=True):
         own = random.normal(size=(len(places), seeds, REPLICATES))
         errors = noise * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+        errors *= falling ** ((middle - places) / span)[:, None, None]
         # A run that is charged too much lies too far to the right by as much.
         paid = cost_noise * random.normal(size=own.shape)
         slope = (law(places + moved + 1e-4) - law(places + moved))[:, None, None] / 1e-4
@@ -72,18 +80,27 @@ def coverages(
         sum(((x - x.mean(1, keepdims=True)) ** 2).sum((0, 1)) for x in spent) / freedom,
     )
     limit = quantile(0.95, freedom)
-    counts = [np.full(len(each), float(seeds)) for each in costs]
+    squares = np.concatenate([x.var(1, ddof=1) for x in runs])
+    places = np.concatenate(costs)
+    trend = trend_of(places, squares, np.full(len(places), seeds - 1.0))
     frontiers = [
-        Frontier(place, run.mean(1), count)
-        for place, run, count in zip(costs, runs, counts, strict=True)
+        Frontier(place, run.mean(1), np.full(len(place), float(seeds)), trend.widened(place))
+        for place, run in zip(costs, runs, strict=True)
     ]
-    found = [
-        at_duration(frontiers[0], float(place), errors, seeds, variances, limit)
-        for place, errors in zip(costs[1], runs[1].mean(1), strict=True)
+    found, truths = [], []
+    for place, errors in zip(costs[1], runs[1].mean(1), strict=True):
+        known = (seeds / trend.widened(place), variances, limit)
+        found += [compare(frontiers[0], float(place), errors, *known)
+                  for compare in (at_duration, at_cost)]  # fmt: skip
+        truths += [truth, float(law(place) - law(place + truth))]
+    level = float(middle) + 0.3
+    both = at_target(frontiers[0], frontiers[1], float(law(np.array(level))), variances, limit)
+    found += [both.saved, both.ratio]
+    truths += [math.exp(level) - math.exp(level - truth), truth]
+    return [
+        float(np.mean((each.low <= true) & (true <= each.high)))
+        for each, true in zip(found, truths, strict=True)
     ]
-    middle = float(law(np.array((costs[0][0] + costs[0][-1]) / 2 + 0.3)))
-    found.append(at_target(frontiers[0], frontiers[1], middle, variances, limit))
-    return [float(np.mean((each.low <= truth) & (truth <= each.high))) for each in found]
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.04])
@@ -105,6 +122,14 @@ def test_coverage(
     assert found[-1] <= 0.985 or noise > 0.05  # open ends hold more
 
 
+@pytest.mark.parametrize(("durations", "arm", "seeds"), sorted(shipped_sizes()))
+def test_coverage_of_the_shipped_studies(
+    durations: tuple[int, ...], arm: tuple[int, ...], seeds: int
+) -> None:
+    costs, taught = ([3 * steps / durations[0] for steps in each] for each in (durations, arm))
+    assert min(coverages(LAW.log_error, costs, taught, seeds, 0.02)) >= 0.93
+
+
 @pytest.mark.parametrize("speed_up", [0.7, 1.0, 1.2, 1.96])
 def test_coverage_at_other_speed_ups(speed_up: float) -> None:
     assert min(coverages(LAW.log_error, (3, 6, 12, 20), (3, 6, 12), 3, 0.02, speed_up)) >= 0.93
@@ -123,6 +148,16 @@ def test_coverage_with_noisy_costs() -> None:
     durations, arm = (3, 6, 12, 20), (3, 6, 12)
     found = coverages(LAW.log_error, durations, arm, 3, 0.01, cost_noise=0.05)
     assert min(found) >= 0.93
+
+
+@pytest.mark.parametrize("falling", [1 / 3, 3.0])
+@pytest.mark.parametrize("noise", [0.01, 0.04])
+def test_coverage_where_some_durations_vary_more(falling: float, noise: float) -> None:
+    durations, arm = (3, 6, 12, 20), (3, 6, 12)
+    found = coverages(LAW.log_error, durations, arm, 3, noise, falling=falling)
+    # Without the trend the least would be 0.825 and 0.878.
+    assert min(found) >= 0.905
+    assert min(found[-2:]) >= 0.93  # at the target, where the headline is
 
 
 def test_pairs_that_go_together_are_covered_more_often() -> None:
@@ -189,11 +224,11 @@ def test_target_outside_of_both() -> None:
     variances = (np.array([1e-4]), np.zeros(1))
     ends = [float(curves[0].values[0, 0]) + 1, float(curves[1].values[-1, 0]) - 1]
     for level in ends:
-        assert at_target(curves[0], curves[1], level, variances, 2.0).sign[0] == 2
+        assert at_target(curves[0], curves[1], level, variances, 2.0).ratio.sign[0] == 2
     between = (curves[0].values[-1, 0] + curves[1].values[-1, 0]) / 2  # of the arm's best and ours
-    found = at_target(curves[0], curves[1], float(between), variances, 2.0)
+    found = at_target(curves[0], curves[1], float(between), variances, 2.0).ratio
     assert found.sign[0] == 1
     assert found.high[0] == np.inf
-    back = at_target(curves[1], curves[0], float(between), variances, 2.0)
+    back = at_target(curves[1], curves[0], float(between), variances, 2.0).ratio
     assert back.sign[0] == -1
     assert back.low[0] == -np.inf
