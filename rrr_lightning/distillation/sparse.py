@@ -179,8 +179,8 @@ class SparseTargets:
         if "rows" in arrays:
             rows_NC = torch.from_numpy(arrays["rows"].astype(np.float32))
             no_classes = torch.zeros(len(rows_NC), 0, dtype=torch.int64)
-            top_N = torch.from_numpy(arrays["top"].astype(np.int64))
-            return cls(top_N, rows_NC, no_classes, rows_NC.new_zeros(len(rows_NC)))
+            argmax_N = torch.from_numpy(arrays["top"].astype(np.int64))
+            return cls(argmax_N, rows_NC, no_classes, rows_NC.new_zeros(len(rows_NC)))
         classes_NK = torch.from_numpy(arrays["classes"].astype(np.int64))
         # Rounded to 16 bits, the probabilities no longer add up to 1.
         log_p = F.log_softmax(torch.from_numpy(arrays["log_p"].astype(np.float32)), dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,21 @@ def test_its_examples_follow_from_the_formula() -> None:
     assert f"takes {tokens / 1e6:.1f} MB" in PAGE
     assert f"{56250 // 2 * images / 1e9:.1f} GB" in PAGE
     assert f"{70000 * 0.3 * tokens / 1e9:.0f} GB" in PAGE
+
+
+def test_its_measured_numbers_are_those_of_the_run() -> None:
+    file = Path(__file__).parents[2] / "docs/results/benchmarks/target_quality_digits.json"
+    rows = {row["name"]: row for row in json.loads(file.read_text())["differences"]}
+    arms = {
+        "stored, all 10 classes": "stored, all classes",
+        "stored, 4 of 10 classes": "stored, some classes",
+        "no teacher": "nobody",
+    }
+    for words, arm in arms.items():
+        cells = []
+        for metric, scale, places in (("loss", 1, 3), ("accuracy", 100, 1)):
+            row = rows[f"{arm} - live, val/{metric}"]
+            values = [scale * row[name] for name in ("difference", "low", "high")]
+            first, low, high = (f"{value:+.{places}f}" for value in values)
+            cells.append(f"{first} [{low}, {high}]")
+        assert f"| {words} | {' | '.join(cells)} |" in PAGE
