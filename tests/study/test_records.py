@@ -27,6 +27,7 @@ from rrr_lightning.study.records import (
 from rrr_lightning.study.study_file import make_study
 from tests.study.studies import HARDWARE, content, ledger, record
 
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 STUDY = make_study(content())
 
 
@@ -42,6 +43,18 @@ def test_a_record_is_read_as_it_was_written_and_names_no_machine(tmp_path: Path)
     assert read_records(tmp_path, [run]) == {run.name: written}
     assert str(tmp_path) not in record_path(tmp_path, run.name).read_text()
     assert read_record(tmp_path, "baseline-8-1") is None
+
+
+def test_records_that_were_committed_stay_readable() -> None:
+    homes = {path.parents[1] for path in RESULTS.rglob("records/*.json")}
+    assert homes
+    for home in homes:
+        names = [path.stem for path in (home / "records").iterdir()]
+        records = {name: read_record(home, name) for name in names}
+        points = make_points({name: each for name, each in records.items() if each is not None})
+        assert points
+        assert usable_clocks(points, CLOCKS) == list(CLOCKS)
+        assert all(set(point.teacher_costs) == set(CLOCKS) for point in points if point.taught)
 
 
 def test_a_record_of_other_settings_is_refused(tmp_path: Path) -> None:
