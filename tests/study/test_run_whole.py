@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from rrr_lightning.metrics_file import read_rows
+from rrr_lightning.study.clocks import run_costs
 from tests.study.studies import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -25,11 +27,14 @@ CHANGES: dict[str, Any] = {
     "overlay": {
         "trainer": {"val_check_interval": 1000, "log_every_n_steps": 1, "limit_val_batches": 4},
         "data.init_args.eval_batch_size": 50,
+        # Killed runs resume in their midst, and a kill loses a known amount of work.
+        "checkpoint.every_n_steps": 10,
+        "cost.every_n_seconds": 1e-9,
     },
     "seeds": [1],
-    "teachers": {"longer": {"base": "quickstart/teacher.yaml", "steps": 40, "seeds": [901]}},
+    "teachers": {"longer": {"base": "quickstart/teacher.yaml", "steps": 60, "seeds": [901]}},
     "durations": [8, 16, 32, 64],
-    "quality": {"metric": "val/loss", "direction": "min"},
+    "quality": {"metric": "val/loss", "direction": "min", "target": 1.0},
 }
 
 
@@ -97,26 +102,52 @@ def test_a_rerun_runs_nothing(undisturbed: Path) -> None:
     assert json.loads((undisturbed / "report.json").read_text()) == before
 
 
-def speed_ups(home: Path) -> list[Any]:
-    arms = json.loads((home / "report.json").read_text())["arms"]
-    return [(arm["name"], arm["n"], arm["speed_up"]) for arm in arms]
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    found = []
+    for listed in Path("/proc", str(pid), "task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Kills a study and all of its processes, none of which may tidy up."""
     while not condition() and process.poll() is None:
-        time.sleep(0.02)
+        time.sleep(0.01)
     assert process.poll() is None, process.communicate()
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGSTOP)
+    for pid in [*descendants(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
+
+
+def step_of(run: Path) -> int:
+    """Where a run stands, by its ledger."""
+    file = run / "ledger.json"
+    return int(json.loads(file.read_text())["step"]) if file.exists() else 0
+
+
+def by_flops(home: Path) -> list[Any]:
+    """All that the report says of arms by FLOPs: every charge, every duration, the break-even."""
+    report = json.loads((home / "report.json").read_text())
+    said: list[Any] = [report["frontier"], report["runs"], report["contrasts"]]
+    for arm in report["arms"]:
+        said.append({key: value for key, value in arm.items() if key != "cells"})
+        said += [cell for cell in arm["cells"] if cell["clock"] == "flops"]
+    return said
 
 
 def test_a_killed_study_ends_with_the_same_report(undisturbed: Path, tmp_path: Path) -> None:
     home = tmp_path / "out"
+    resumed = {"longer-901": 13, "distilled-64-1": 23}  # to be killed within, at a step or later
     moments: list[Callable[[], bool]] = [
         lambda: (home / "pilot" / "baseline" / "config.yaml").exists(),
-        lambda: (home / "runs" / "longer-901" / "config.yaml").exists(),
-        lambda: len(records(home)) >= 3,
-        lambda: (home / "runs" / "distilled-64-1" / "config.yaml").exists(),
+        *[
+            lambda run=run, step=step: step_of(home / "runs" / run) >= step  # type: ignore[misc]
+            for run, step in resumed.items()
+        ],
         lambda: len(records(home)) == 9,
     ]
     for moment in moments:
@@ -129,10 +160,17 @@ def test_a_killed_study_ends_with_the_same_report(undisturbed: Path, tmp_path: P
         assert ours[name]["fingerprint"] == record["fingerprint"], name
         paid, done = ours[name]["ledger"], record["ledger"]
         assert paid["steps"] - paid["redone_steps"] == done["steps"], name
-    for mine, other in zip(speed_ups(home), speed_ups(undisturbed), strict=True):
-        assert mine[:2] == other[:2]
-        assert (mine[2] is None) == (other[2] is None)  # nothing is claimed beyond the frontier
-        assert mine[2] is None or mine[2] == pytest.approx(other[2], rel=1e-3)
+        assert run_costs(paid)["flops"] == run_costs(done)["flops"], name
+    for name, step in resumed.items():
+        paid = ours[name]["ledger"]
+        # What came after the last checkpoint, which was not at the beginning, was done once more.
+        assert 0 < paid["redone_steps"] < step, name
+        assert paid["lost"]["flops"]["student"] > 0, name
+        assert paid["phases"]["set_up"]["count"] > 1, name
+    arm = json.loads((undisturbed / "report.json").read_text())["arms"][0]
+    assert (arm["name"], arm["censored"]) == ("distilled", None)
+    assert arm["speed_up"] is not None
+    assert by_flops(home) == by_flops(undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +180,10 @@ def test_a_killed_study_ends_with_the_same_report(undisturbed: Path, tmp_path: P
             {"arms": {"baseline": {}, "b": {"overlay": {"distillation.schedule.untl": 0.5}}}},
             "did you mean 'distillation.schedule.until'?",
         ),
-        ({"quality": {"metric": "val/los", "direction": "min"}}, "did you mean 'val/loss'?"),
+        (
+            {"quality": {"metric": "val/los", "direction": "min", "target": 1.0}},
+            "did you mean 'val/loss'?",
+        ),
         (
             {
                 "arms": {
