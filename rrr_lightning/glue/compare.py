@@ -4,14 +4,15 @@ Runs of the same task and seed have seen the same data in the same order, and we
 same rows, so differences are taken within pairs. Two sources of chance are added up: which rows the
 validation split happens to have (a bootstrap over rows, the same rows for both checkpoints), and
 which seeds were drawn (the variance of the differences over seeds). With one seed the second cannot
-be known; the interval is then marked as one over rows alone, and is too narrow.
+be known; the interval is then marked as one over rows alone, and is too narrow. Where all seeds
+start from one run of MNLI, the chance in that run is not known either, and the interval says so.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Difference:
         seeds_variance: The same over draws of the seeds, as far as it is known.
         freedom: Degrees of freedom of the variance over seeds.
         seeds: Number of pairs of runs; of an average, the least of its tasks.
+        one_start: Whether all seeds of a task started from one run of MNLI.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Difference:
     seeds_variance: float
     freedom: float
     seeds: int
+    one_start: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -62,7 +65,8 @@ class Difference:
     @property
     def over(self) -> str:
         """What chance the interval is over."""
-        return "rows and seeds" if self.seeds > 1 else "rows alone"
+        over = "rows and seeds" if self.seeds > 1 else "rows alone"
+        return f"{over}, after one run of MNLI" if self.one_start else over
 
     def as_json(self) -> dict[str, Any]:
         """Returns the difference as plain types."""
@@ -97,7 +101,9 @@ def compare(
         seeds = [seed for seed in result.scores if seed in other.scores]
         if seeds:
             pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
-            tasks.append(_difference(result.task, pairs))
+            difference = _difference(result.task, pairs)
+            one_start = result.settings["start"] == "mnli"
+            tasks.append(replace(difference, one_start=one_start))
     if not tasks:
         raise InputError(
             "has no task and seed in common with --out", key="--compare", found=str(folders[0])
@@ -156,7 +162,7 @@ def _averages(tasks: Sequence[Difference]) -> list[Difference]:
 
 
 def _average(name: str, parts: Sequence[Difference]) -> Difference:
-    """The mean of independent differences."""
+    """The mean of differences that are taken as independent."""
     square = len(parts) ** 2
     spread = sum(part.seeds_variance for part in parts)
     known = [part for part in parts if part.seeds_variance]
@@ -168,6 +174,7 @@ def _average(name: str, parts: Sequence[Difference]) -> Difference:
         spread / square,
         spread**2 / weight if known else 0.0,
         min(part.seeds for part in parts),
+        any(part.one_start for part in parts),
     )
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.comparable import check_comparable
 from rrr_lightning.glue.plan import SETTINGS, Plan, Run, chosen_tasks, make_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
-from rrr_lightning.glue.record import Record, check_comparable, make_record, merge, read_record
+from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
-from rrr_lightning.glue.results import JSON, TABLE, Results
+from rrr_lightning.glue.results import JSON, TABLE, Results, check_rows
 from rrr_lightning.glue.side_by_side import write_comparison
 from rrr_lightning.glue.submission import write_submission
 from rrr_lightning.jobs import Outcome, find_places, run_jobs
@@ -65,8 +66,8 @@ def evaluate(
     merged = merge(record, home)
     other = None if compare_with is None else Path(compare_with).expanduser().absolute()
     if other is not None:
-        check_comparable(read_record(other, "--compare"), record, other)
-    plan = _plan(record, names, table, home)
+        check_comparable(read_record(other, "--compare"), merged, other)
+    plan = _plan(merged, names, table, home)
     finished = {job.name for job in plan.jobs if job.finished}
     left = [run for run in plan.runs if run.name not in finished]
     places = None
@@ -76,7 +77,8 @@ def evaluate(
 
         places = find_places(devices, slurm)
         rows, speed = look_at(left, checkpoint, places)
-        plan = _plan(record, names, table, home, rows=rows, samples_per_second=speed)
+        check_rows(merged.results(home), rows)
+        plan = _plan(merged, names, table, home, rows=rows, samples_per_second=speed)
         for note in plan.notes:
             say(note + "\n")
     merged.write(home)
@@ -87,7 +89,9 @@ def evaluate(
     results = _report(merged, home, say)
     if archive is not None:
         _submit(results, merged.runs(home), archive, outcome, say)
-    if other is not None and results.tasks:
+    if other is not None and not outcome.complete:
+        say(f"Not set against {other}: jobs are missing.\n")
+    elif other is not None:
         first = read_record(other, "--compare").results(other)
         say("\n" + write_comparison(first, results, (other, home), home))
     return results, outcome
@@ -99,8 +103,16 @@ def _plan(
     """Plans from what a call says alone, or with what is known of its data and network."""
     start = Path(record.checkpoint).expanduser()
     checkpoint = str(start.resolve()) if start.exists() else record.checkpoint
-    test = record.predict_test
-    return make_plan(tasks, protocol, checkpoint, record.data, home, predict_test=test, **known)
+    return make_plan(
+        tasks,
+        protocol,
+        checkpoint,
+        record.data,
+        home,
+        predict_test=record.predict_test,
+        mnli_seed=record.mnli_seed,
+        **known,
+    )
 
 
 def _report(record: Record, home: Path, say: Callable[[str], object]) -> Results:

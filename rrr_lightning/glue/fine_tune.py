@@ -80,6 +80,8 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "rows": data.rows,
         "official_rows": data.official_rows,
         "steps": steps,
+        "device": trainer.strategy.root_device.type,
+        "precision": trainer.precision,
         "seconds": round(time.monotonic() - start, 3),
     }
     write_json(folder / RESULT, result)
@@ -178,6 +180,15 @@ def _predict(
     """Predicted classes, or scores, in the order of the rows."""
     batches: Any = trainer.predict(model, dataloaders=loader)
     logits_BK = data.in_row_order(split, [batch.float().cpu() for batch in batches])
+    broken = int((~logits_BK.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the training has diverged: {broken} of {len(logits_BK)} predictions on {split} are "
+            "not finite",
+            key=f"--settings {data.task}.learning_rate",
+            found=model.learning_rate,
+            accepted="a smaller rate",
+        )
     found = logits_BK[:, 0] if data.num_classes == 1 else logits_BK.argmax(dim=1)
     array: np.ndarray[Any, Any] = found.numpy()
     return array

@@ -31,6 +31,7 @@ class Run:
         folder: Where the job leaves its result.
         settings: What the job is told, as plain types.
         reported: Whether it was asked for; otherwise others start from it.
+        is_start: Whether others start from it.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Run:
     folder: Path
     settings: Mapping[str, Any]
     reported: bool = True
+    is_start: bool = False
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ def make_plan(
     rows: Mapping[str, tuple[int, int]] | None = None,
     samples_per_second: float = 100.0,
     predict_test: bool = False,
+    mnli_seed: int | None = None,
 ) -> Plan:
     """Plans the fine-tuning of a checkpoint.
 
@@ -95,12 +98,14 @@ def make_plan(
         out: Folder of the evaluation; the jobs get `jobs/<task>-<seed>` in it.
         rows: Rows to train and to judge on, by task; by default those of the official data.
         samples_per_second: How fast the network trains, for the order and the time left.
-        predict_test: Whether the test splits are predicted too.
+        predict_test: Whether the test splits are predicted too, also by what is not reported: a
+            later call may ask for it.
+        mnli_seed: Seed of the run of MNLI that tasks start from; by default its first one.
     """
     home = Path(out).absolute() / "jobs"
     wanted = {(task, seed): True for task in tasks for seed in protocol.tasks[task].seeds}
     followers = [task for task in tasks if protocol.tasks[task].start == "mnli"]
-    source = ("mnli", protocol.tasks["mnli"].seeds[0])
+    source = ("mnli", protocol.tasks["mnli"].seeds[0] if mnli_seed is None else mnli_seed)
     notes: list[str] = []
     if followers and source not in wanted:
         wanted = {source: False, **wanted}
@@ -119,10 +124,11 @@ def make_plan(
             "checkpoint": str(start),
             "data": data,
             "save_network": is_start and (task, seed) == source,
-            "predict_test": predict_test and reported,
+            "predict_test": predict_test,
         }
         del told["seeds"]
-        run = Run(task, seed, home / _name(task, seed), told, reported)
+        begins = bool(followers) and (task, seed) == source
+        run = Run(task, seed, home / _name(task, seed), told, reported, begins)
         trained, judged = (rows or {}).get(task) or _official_rows(task)
         samples = cell.steps(trained) * cell.batch_size + judged / JUDGED_FASTER
         seconds = START_SECONDS + samples / samples_per_second

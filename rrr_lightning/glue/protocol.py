@@ -12,6 +12,7 @@ every task starts from pre-training; under `published`, RTE, MRPC and STS-B star
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ class TaskSettings:
     max_length: int = 256
     precision: str = "bf16"
     max_steps: int | None = None
+
+    def with_seeds(self, seeds: Sequence[int]) -> TaskSettings:
+        """Returns the same settings with other seeds."""
+        return dataclasses.replace(self, seeds=tuple(seeds))
 
     def steps(self, rows: int) -> int:
         """Returns the number of optimizer steps for a training split of so many rows."""
@@ -158,17 +163,31 @@ def find_protocol(
             found="mnli",
             accepted="checkpoint",
         )
-    return Protocol(name + _changes(table, PROTOCOLS[name].tasks), table)
+    return Protocol(name_of(name, table), table)
 
 
-def _changes(table: Mapping[str, TaskSettings], original: Mapping[str, TaskSettings]) -> str:
-    """What a name has to add about a table."""
-    if any(
-        dataclasses.replace(cell, seeds=original[t].seeds) != original[t]
-        for t, cell in table.items()
-    ):
-        return ", changed"
-    return "" if table == original else ", other seeds"
+def name_of(protocol: str, table: Mapping[str, TaskSettings]) -> str:
+    """Returns the name of a protocol with what these tasks have changed of it.
+
+    Args:
+        protocol: Its name, with or without such an addition.
+        table: Settings of some or of all tasks.
+    """
+    base = base_name(protocol)
+    original = PROTOCOLS[base].tasks
+    if any(cell.with_seeds(original[task].seeds) != original[task] for task, cell in table.items()):
+        return f"{base}, changed"
+    others = any(set(cell.seeds) != set(original[task].seeds) for task, cell in table.items())
+    return f"{base}, other seeds" if others else base
+
+
+def base_name(protocol: str) -> str:
+    """Returns the name of a protocol as it is in `PROTOCOLS`.
+
+    >>> base_name("published, changed")
+    'published'
+    """
+    return protocol.partition(",")[0]
 
 
 def _read(overrides: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -200,7 +219,7 @@ def _replace(settings: TaskSettings, values: Mapping[str, Any], key: str) -> Tas
         try:
             checked[name] = convert(value)
             good = fits(checked[name])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
             raise InputError("out of range", key=f"{key}.{name}", found=value, accepted=accepted)
@@ -224,10 +243,10 @@ def _steps(value: Any) -> int | None:
 # How the value of a setting is read, whether it fits, and what is accepted. YAML takes 1e-4 for
 # text, so numbers are converted.
 _CELLS: dict[str, tuple[Any, Any, str]] = {
-    "epochs": (float, lambda value: value > 0, "a number above 0"),
+    "epochs": (float, lambda value: 0 < value < math.inf, "a number above 0"),
     "batch_size": (_whole, lambda value: value > 0, "a whole number from 1"),
-    "learning_rate": (float, lambda value: value > 0, "a number above 0"),
-    "weight_decay": (float, lambda value: value >= 0, "a number from 0"),
+    "learning_rate": (float, lambda value: 0 < value < math.inf, "a number above 0"),
+    "weight_decay": (float, lambda value: 0 <= value < math.inf, "a number from 0"),
     "seeds": (_seeds, lambda value: value and len(set(value)) == len(value), "different numbers"),
     "start": (str, {"checkpoint", "mnli"}.__contains__, "checkpoint or mnli"),
     "warmup_fraction": (float, lambda value: 0 <= value < 1, "a number in [0, 1)"),

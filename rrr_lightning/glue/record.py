@@ -1,7 +1,8 @@
 """`plan.json`: what an output folder is of, so that nothing of another kind gets into it.
 
-A later call may add tasks and seeds. Another checkpoint, other data or other settings of a task
-that is there are refused.
+A later call may add tasks and seeds. Another checkpoint, other data, another protocol or other
+settings of a task that is there are refused, and so are other settings of the run of MNLI that
+tasks start from.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from typing import Any
 from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.plan import Run, make_plan
-from rrr_lightning.glue.protocol import Protocol, TaskSettings
+from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
 from rrr_lightning.glue.results import Results, collect
-from rrr_lightning.jobs.process import read_json, write_json
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.models.vocabulary import HUB_ID
 
 NAME = "plan.json"
+CHECKPOINTS = (
+    "a checkpoint of a text model of this library, a Hugging Face folder with its tokenizer, or a "
+    "hub id"
+)
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # files, and no names on the hub
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Record:
         predict_test: Whether test splits are predicted.
         mnli_seed: Seed of the run that other tasks start from.
         tasks: Settings of the tasks that were asked for.
+        start: Settings of the run of MNLI that tasks start from; None where none does, and in
+            folders of earlier versions.
     """
 
     checkpoint: str
@@ -44,25 +53,33 @@ class Record:
     predict_test: bool
     mnli_seed: int
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
+    start: TaskSettings | None = None
 
-    def settings(self) -> Protocol:
-        """Returns the settings as a protocol."""
-        return Protocol(self.protocol, self.tasks)
+    @property
+    def starts_from_mnli(self) -> bool:
+        """Whether a task starts from MNLI's result."""
+        return any(cell.start == "mnli" for cell in self.tasks.values())
+
+    @property
+    def cells(self) -> dict[str, TaskSettings]:
+        """Settings of all tasks that are run: also of MNLI where others start from it."""
+        return {**({} if self.start is None else {"mnli": self.start}), **self.tasks}
 
     def runs(self, folder: Path) -> Sequence[Run]:
-        """Returns all runs that were asked for, finished or not."""
-        table = dict(self.tasks)
-        if "mnli" not in table:  # only its seed matters here
-            table["mnli"] = TaskSettings(1, 1, 1.0, 0.0, (self.mnli_seed,))
+        """Returns all runs, finished or not; those nobody asked for are not reported."""
+        cells = self.cells
+        # Of a folder of an earlier version only the seed is known, which is what matters here.
+        mnli = cells.get("mnli", TaskSettings(1, 1, 1.0, 0.0)).with_seeds([self.mnli_seed])
         plan = make_plan(
             tuple(self.tasks),
-            Protocol(self.protocol, table),
+            Protocol(self.protocol, {"mnli": mnli, **self.tasks}),
             self.checkpoint,
             self.data,
             folder,
+            mnli_seed=self.mnli_seed,
             predict_test=self.predict_test,
         )
-        return [run for run in plan.runs if run.reported]
+        return plan.runs
 
     def results(self, folder: Path) -> Results:
         """Collects what has finished."""
@@ -83,15 +100,18 @@ def make_record(
         InputError: There is no such checkpoint.
     """
     where = Path(data).expanduser()
-    return Record(
+    mnli = protocol.tasks["mnli"]
+    record = Record(
         checkpoint,
         fingerprint(checkpoint),
         str(where.resolve()) if where.is_dir() else data,
         protocol.name,
         predict_test,
-        protocol.tasks["mnli"].seeds[0],
+        mnli.seeds[0],
         {task: protocol.tasks[task] for task in tasks},
     )
+    start = mnli.with_seeds(mnli.seeds[:1]) if record.starts_from_mnli else None
+    return _named(dataclasses.replace(record, start=start))
 
 
 def read_record(folder: Path, key: str) -> Record:
@@ -102,10 +122,9 @@ def read_record(folder: Path, key: str) -> Record:
     """
     try:
         content: dict[str, Any] = read_json(folder / NAME)
-        content["tasks"] = {
-            task: TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
-            for task, values in content["tasks"].items()
-        }
+        content["tasks"] = {task: _settings(values) for task, values in content["tasks"].items()}
+        if content.get("start") is not None:
+            content["start"] = _settings(content["start"])
         return Record(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
@@ -119,61 +138,47 @@ def read_record(folder: Path, key: str) -> Record:
 def merge(record: Record, folder: Path) -> Record:
     """Returns the record of a call with what the folder holds already.
 
+    Test splits are predicted by all runs of a folder or by none, so a later call may leave
+    `--submission` out, and may add it as long as nothing has finished.
+
     Raises:
         InputError: The folder is of another checkpoint, other data or another protocol.
     """
     if not (folder / NAME).exists():
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise InputError(
-                "holds other files",
-                key="--out",
-                found=str(folder),
-                accepted="a new folder, or one that `rrr glue --out` wrote",
-            )
+        _check_new(folder)
         return record
     before = read_record(folder, "--out")
     _same(folder, "another checkpoint", before.fingerprint, record.fingerprint, before.checkpoint)
     _same(folder, "other data", before.data, record.data)
-    for task, cell in record.tasks.items():
-        known = before.tasks.get(task, cell)
-        if dataclasses.replace(known, seeds=cell.seeds) != cell:
-            what = f"another protocol ({before.protocol}), with other settings of {task}"
-            _same(folder, what, known, cell, before.protocol)
-    if any(cell.start == "mnli" for cell in (*before.tasks.values(), *record.tasks.values())):
+    protocol = f"another protocol ({before.protocol})"
+    _same(folder, protocol, base_name(before.protocol), base_name(record.protocol))
+    for task, cell in record.cells.items():
+        for known in (before.tasks.get(task), before.start if task == "mnli" else None):
+            if known is not None and known.with_seeds(cell.seeds) != cell:
+                what = f"{protocol}, with other settings of {task}"
+                _same(folder, what, known, cell, before.protocol)
+    if before.starts_from_mnli and record.starts_from_mnli:
         what = "another protocol: a network that starts from another seed of MNLI"
         _same(folder, what, before.mnli_seed, record.mnli_seed)
-    what = "a call with" if before.predict_test else "a call without"
-    _same(folder, f"{what} --submission", before.predict_test, record.predict_test)
+    if record.predict_test and not before.predict_test and any(folder.glob(f"jobs/*/{MARKER}")):
+        raise InputError(
+            f"the finished runs in {folder} have not predicted the test splits",
+            key="--submission",
+            accepted="another --out, or none of --submission",
+        )
     tasks = dict(before.tasks)
     for task, cell in record.tasks.items():
         seeds = (*tasks[task].seeds, *cell.seeds) if task in tasks else cell.seeds
-        tasks[task] = dataclasses.replace(cell, seeds=tuple(dict.fromkeys(seeds)))
-    return dataclasses.replace(record, tasks=tasks)
-
-
-def check_comparable(first: Record, second: Record, folder: Path) -> None:
-    """Refuses two evaluations of which no task can be set side by side.
-
-    Raises:
-        InputError: They have no task in common, or one with other settings or data.
-    """
-    common = [task for task in second.tasks if task in first.tasks]
-    if not common:
-        raise InputError(
-            "has no task in common with this call",
-            key="--compare",
-            found=", ".join(first.tasks),
-            accepted=", ".join(second.tasks),
-        )
-    for task in common:
-        before, now = first.tasks[task], second.tasks[task]
-        if dataclasses.replace(before, seeds=now.seeds) != now:
-            raise InputError(
-                f"{folder} has other settings of {task}",
-                key="--compare",
-                found=first.protocol,
-                accepted=second.protocol,
-            )
+        tasks[task] = cell.with_seeds(tuple(dict.fromkeys(seeds)))
+    source = before if before.starts_from_mnli else record
+    merged = dataclasses.replace(
+        record,
+        tasks=tasks,
+        predict_test=before.predict_test or record.predict_test,
+        mnli_seed=source.mnli_seed,
+        start=before.start or record.start,
+    )
+    return _named(merged)
 
 
 def fingerprint(checkpoint: str) -> str:
@@ -189,7 +194,35 @@ def fingerprint(checkpoint: str) -> str:
         files = sorted(each for each in path.rglob("*") if each.is_file())
         content = "".join(f"{each.relative_to(path)} {sha256_of(each)}\n" for each in files)
         return hashlib.sha256(content.encode()).hexdigest()
+    if not HUB_ID.fullmatch(checkpoint) or path.suffix in WEIGHTS:
+        raise InputError(
+            "no such file or folder", key="--checkpoint", found=checkpoint, accepted=CHECKPOINTS
+        )
     return checkpoint
+
+
+def _settings(values: dict[str, Any]) -> TaskSettings:
+    """Settings as `plan.json` has them."""
+    return TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
+
+
+def _named(record: Record) -> Record:
+    """The record under the name that its settings deserve."""
+    return dataclasses.replace(record, protocol=name_of(record.protocol, record.cells))
+
+
+def _check_new(folder: Path) -> None:
+    """Refuses a folder that holds something else, and what can be no folder."""
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise InputError("is a file", key="--out", found=str(above), accepted="a folder")
+    if above == folder and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(
+            "holds other files",
+            key="--out",
+            found=str(folder),
+            accepted="a new folder, or one that `rrr glue --out` wrote",
+        )
 
 
 def _same(folder: Path, what: str, before: object, now: object, found: object = None) -> None:

@@ -20,6 +20,9 @@ SUBSET_NOTE = (
     "‡ A subset of the official data was trained or judged on: not a GLUE result, and not to be "
     "compared with published numbers."
 )
+START_NOTE = (
+    "start from one run of MNLI: the chance in that run is in no spread, no error and no interval."
+)
 WORDS = {
     "accuracy": "accuracy",
     "accuracy_mismatched": "accuracy, mismatched",
@@ -56,6 +59,9 @@ def markdown(results: Results) -> str:
     if any(result.is_subset for result in results.tasks):
         notes.append(SUBSET_NOTE)
     for result in results.tasks:
+        if result.uneven:
+            name = official_name(result.task)
+            notes.append(f"{name}: its seeds had different numbers of rows; the last is shown.")
         if result.missing:
             seeds = ", ".join(map(str, result.missing))
             notes.append(f"{official_name(result.task)}: no result of seed {seeds}.")
@@ -64,7 +70,14 @@ def markdown(results: Results) -> str:
         notes.append(f"No result of {names}.")
     if any(len(result.values) > len(COUNTED[result.task]) for result in results.tasks):
         notes.append("Metrics in brackets are shown and not counted in the score of their task.")
+    notes += start_notes(results)
     return "\n\n".join([*parts, *notes, _settings_table(results)]) + "\n"
+
+
+def start_notes(results: Results) -> list[str]:
+    """Returns what has to be said of tasks that start from MNLI: nothing, or one sentence."""
+    tasks = [each.task for each in results.tasks if each.settings["start"] == "mnli"]
+    return [f"{', '.join(map(official_name, tasks))} {START_NOTE}"] if tasks else []
 
 
 def official_name(task: str) -> str:
@@ -93,7 +106,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
-    name = official_name(result.task) + (SUBSET if result.is_subset else "")
     rows = []
     for metric, by_seed in result.values.items():
         counted = metric in COUNTED[result.task]
@@ -106,7 +118,19 @@ def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
         seeds = ", ".join(f"{seed}: {percent(each)}" for seed, each in result.scores.items())
         rows.append(("**score**", percent(*mean_and_deviation(scores)), seeds))
     about = (f"{result.trained_rows:,}", f"{result.judged_rows:,}")
-    return [(name, *row, *about) for row in rows]
+    return [(_marked(result), *row, *about) for row in rows]
+
+
+def _marked(result: TaskResult) -> str:
+    return official_name(result.task) + (SUBSET if result.is_subset else "")
+
+
+def _start(result: TaskResult) -> str:
+    """What the task starts from, with the rows that MNLI was trained and judged on."""
+    start = result.start
+    if start is None:
+        return str(result.settings["start"])
+    return f"mnli (rows: {start.trained_rows:,}, {start.judged_rows:,})"
 
 
 def _average_rows(results: Results) -> list[tuple[str, str, str]]:
@@ -117,6 +141,8 @@ def _average_rows(results: Results) -> list[tuple[str, str, str]]:
         what = average.what
         if average.missing:
             what += f"; missing: {', '.join(map(official_name, average.missing))}"
+        if average.alone:
+            what += f"; no error: one seed of {', '.join(map(official_name, average.alone))}"
         rows.append((average.name + mark, percent(average.value, average.error), what))
     return rows
 
@@ -134,7 +160,7 @@ def _settings_table(results: Results) -> str:
         "start",
     )
     rows = [
-        (official_name(result.task), *(_plain(result.settings[name]) for name in names))
+        (_marked(result), *(_plain(result.settings[name]) for name in names[:-1]), _start(result))
         for result in results.tasks
     ]
     return table(("task", *(name.replace("_", " ") for name in names)), rows)

@@ -6,13 +6,14 @@ Values are fractions, as everywhere in the library; reports show them times 100,
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rrr_lightning.errors import InputError
 from rrr_lightning.glue.plan import Run
 from rrr_lightning.glue.scores import GLUE, REPORTED, averages, task_scores
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
@@ -31,6 +32,8 @@ class TaskResult:
         official_rows: The same for the whole of the official data.
         settings: How it was fine-tuned.
         missing: Seeds without a result.
+        uneven: Whether seeds were trained or judged on different numbers of rows.
+        start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
     """
 
     task: str
@@ -39,11 +42,14 @@ class TaskResult:
     official_rows: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
+    uneven: bool = False
+    start: TaskResult | None = None
 
     @property
     def is_subset(self) -> bool:
-        """Whether a split was not the whole of the official one."""
-        return self.rows != self.official_rows
+        """Whether a split was not the whole of the official one, of the start's splits too."""
+        of_start = self.start is not None and self.start.is_subset
+        return self.uneven or self.rows != self.official_rows or of_start
 
     @property
     def scores(self) -> dict[int, float]:
@@ -93,6 +99,7 @@ class Results:
                 average.name: {
                     "value": average.value,
                     "standard_error": average.error,
+                    "with_one_seed": list(average.alone),
                     "what": average.what,
                     "missing": list(average.missing),
                 }
@@ -105,23 +112,16 @@ class Results:
 def collect(checkpoint: str, protocol: str, runs: Iterable[Run]) -> Results:
     """Reads the results of the reported runs that have finished."""
     found: dict[str, TaskResult] = {}
+    start = None
     for run in runs:
-        if not run.reported:
-            continue
-        result = found.setdefault(run.task, TaskResult(run.task))
-        marker = run.folder / MARKER
-        if not marker.exists():
-            result.missing.append(run.seed)
-            continue
-        left = read_json(marker)["result"]
-        for metric in REPORTED[run.task]:
-            result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
-        result.rows, result.official_rows = left["rows"], left["official_rows"]
-        result.settings = {
-            name: value
-            for name, value in run.settings.items()
-            if name not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test")
-        }
+        if run.is_start:
+            start = TaskResult(run.task)
+            _add(start, run)
+        if run.reported:
+            _add(found.setdefault(run.task, TaskResult(run.task)), run)
+    for result in found.values():
+        if result.settings.get("start") == "mnli" and start is not None and start.values:
+            result.start = start
     order = sorted(found.values(), key=lambda result: _place(result.task))
     return Results(
         checkpoint,
@@ -131,16 +131,61 @@ def collect(checkpoint: str, protocol: str, runs: Iterable[Run]) -> Results:
     )
 
 
+def _add(result: TaskResult, run: Run) -> None:
+    """Adds what a run has left to the result of its task."""
+    marker = run.folder / MARKER
+    if not marker.exists():
+        result.missing.append(run.seed)
+        return
+    left = read_json(marker)["result"]
+    for metric in REPORTED[run.task]:
+        result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
+    result.uneven |= bool(result.rows) and result.rows != left["rows"]
+    result.rows, result.official_rows = left["rows"], left["official_rows"]
+    result.settings = {
+        name: value
+        for name, value in run.settings.items()
+        if name not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test")
+    }
+
+
+def check_rows(results: Results, rows: Mapping[str, tuple[int, int]]) -> None:
+    """Refuses data that have changed since runs of the same task have finished.
+
+    Args:
+        results: What has finished.
+        rows: Rows to train and to judge on, by task.
+
+    Raises:
+        InputError: A task has other numbers of rows than its finished runs.
+    """
+    for result in results.tasks:
+        before = (result.trained_rows, result.judged_rows)
+        now = rows.get(result.task, before)
+        if now != before:
+            raise InputError(
+                f"has changed since runs of {result.task} have finished in --out",
+                key="--data",
+                found=f"{now[0]} rows to train and {now[1]} to judge on",
+                accepted=f"{before[0]} and {before[1]}",
+            )
+
+
 def write_files(results: Results, folder: Path) -> None:
     """Writes `glue.json` and `glue.csv`."""
     write_json(folder / JSON, results.as_json())
     with (folder / TABLE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ("task", "metric", "seed", "value", "rows_trained", "rows_judged", "subset")
+            (
+                *("task", "metric", "seed", "value", "rows_trained", "rows_judged", "subset"),
+                "rows_trained_before",
+            )
         )
         for result in results.tasks:
-            about = (result.trained_rows, result.judged_rows, str(result.is_subset).lower())
+            subset = str(result.is_subset).lower()
+            before = "" if result.start is None else result.start.trained_rows
+            about = (result.trained_rows, result.judged_rows, subset, before)
             for metric, by_seed in result.values.items():
                 for seed, value in by_seed.items():
                     writer.writerow((result.task, metric, seed, repr(value), *about))
@@ -167,6 +212,7 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
         "std": std,
         "rows": result.rows,
         "official_rows": result.official_rows,
+        "rows_of_start": None if result.start is None else result.start.rows,
         "subset": result.is_subset,
         "missing_seeds": result.missing,
         "settings": result.settings,

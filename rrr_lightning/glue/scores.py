@@ -1,61 +1,17 @@
-"""The official metrics on arrays, and the averages that papers report.
-
-Where a metric is not defined because all predictions are equal it is 0, so that no average is lost.
-"""
+"""The metrics of every task, and the averages that papers report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from rrr_lightning.data.glue_tasks import TASKS
 
 Array = NDArray[np.float64]
-
-
-def accuracy(predictions: Array, labels: Array) -> float:
-    """Returns the fraction of predictions that are right."""
-    return float(np.mean(predictions == labels))
-
-
-def f1(predictions: Array, labels: Array) -> float:
-    """Returns the F1 score of class 1."""
-    both = np.sum((predictions == 1) & (labels == 1))
-    either = np.sum(predictions == 1) + np.sum(labels == 1)
-    return float(2 * both / either) if both else 0.0
-
-
-def matthews(predictions: Array, labels: Array) -> float:
-    """Returns the Matthews correlation of two classes."""
-    return pearson(predictions, labels)
-
-
-def pearson(predictions: Array, labels: Array) -> float:
-    """Returns the linear correlation."""
-    x = np.asarray(predictions, np.float64)
-    y = np.asarray(labels, np.float64)
-    x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale > 0 else 0.0
-
-
-def spearman(predictions: Array, labels: Array) -> float:
-    """Returns the correlation of ranks."""
-    return pearson(rankdata(predictions), rankdata(labels))
-
-
-METRICS: dict[str, Callable[[Array, Array], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
 
 
 @dataclass(frozen=True)
@@ -71,8 +27,11 @@ class Metric:
     split: str = "validation"
 
     def __call__(self, predictions: Array, labels: Array) -> float:
-        """Returns the value."""
-        return METRICS[self.name.removesuffix("_mismatched")](predictions, labels)
+        """Returns the value; NaN where a prediction is NaN."""
+        # Loads torchmetrics, which a report on finished runs can spare.
+        from rrr_lightning.models.text_scores import score_of
+
+        return score_of(self.name.removesuffix("_mismatched"), predictions, labels)
 
 
 _ACCURACY = (Metric("accuracy"),)
@@ -126,6 +85,7 @@ class Average:
         value: The mean; None where something it needs is missing.
         error: Its standard error over seeds; None where a task has one seed.
         missing: The tasks that are missing.
+        alone: The tasks with one seed, for which the mean has no error.
     """
 
     name: str
@@ -133,6 +93,7 @@ class Average:
     value: float | None = None
     error: float | None = None
     missing: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
@@ -160,11 +121,18 @@ def _of_tasks(
     missing = tuple(task for task in tasks if task not in scores)
     if missing or not tasks:
         return Average(name, what, missing=missing)
+    return _mean(name, what, {task: scores[task] for task in tasks}, len(tasks))
+
+
+def _mean(name: str, what: str, parts: Mapping[str, Sequence[float]], count: int) -> Average:
+    """The mean of so many numbers, of which `parts` has the sum by task, for each seed."""
+    value = float(np.sum([np.mean(each) for each in parts.values()])) / count
+    alone = tuple(task for task, each in parts.items() if len(each) < 2)
     error = None
-    if all(len(scores[task]) > 1 for task in tasks):
-        squares = [np.var(scores[task], ddof=1) / len(scores[task]) for task in tasks]
-        error = math.sqrt(float(np.sum(squares))) / len(tasks)
-    return Average(name, what, float(np.mean([np.mean(scores[task]) for task in tasks])), error)
+    if not alone:
+        squares = [float(np.var(each, ddof=1)) / len(each) for each in parts.values()]
+        error = math.sqrt(math.fsum(squares)) / count
+    return Average(name, what, value, error, alone=alone)
 
 
 def _of_nine(runs: Runs) -> Average:
@@ -175,5 +143,14 @@ def _of_nine(runs: Runs) -> Average:
     missing = tuple(dict.fromkeys(task for task, _ in NINE if task not in runs))
     if missing:
         return Average("nine numbers", what, missing=missing)
-    numbers = [np.mean(list(runs[task][metric].values())) for task, metric in NINE]
-    return Average("nine numbers", what, float(np.mean(numbers)))
+    # Both numbers of MNLI are of one network: their sum is what changes from seed to seed.
+    parts = {
+        task: [
+            math.fsum(values)
+            for values in zip(
+                *(runs[task][name].values() for t, name in NINE if t == task), strict=True
+            )
+        ]
+        for task, _ in NINE
+    }
+    return _mean("nine numbers", what, parts, len(NINE))

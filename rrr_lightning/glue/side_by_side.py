@@ -6,7 +6,14 @@ from pathlib import Path
 
 from rrr_lightning.glue.compare import Difference, compare
 from rrr_lightning.glue.picture import draw
-from rrr_lightning.glue.report import SUBSET, SUBSET_NOTE, official_name, percent, table
+from rrr_lightning.glue.report import (
+    SUBSET,
+    SUBSET_NOTE,
+    official_name,
+    percent,
+    start_notes,
+    table,
+)
 from rrr_lightning.glue.results import Results, TaskResult
 from rrr_lightning.jobs.process import write_json
 
@@ -65,6 +72,7 @@ def markdown(
         table(header, rows),
         "Intervals over rows alone do not know how much another seed would change, and are too "
         "narrow.",
+        *start_notes(_only(second, [each.name for each in tasks])),
     ]
     if subsets:
         notes.append(SUBSET_NOTE)

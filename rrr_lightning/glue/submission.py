@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS, GlueTask
+from rrr_lightning.errors import InputError
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.plan import Run
 from rrr_lightning.glue.results import Results
@@ -43,6 +44,9 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
         results: Results of the tasks.
         runs: Their runs, with test predictions.
         path: The zip file to write.
+
+    Raises:
+        InputError: A run has not predicted its test splits.
     """
     folders = {(run.task, run.seed): run.folder for run in runs}
     part = path.with_name(f".{path.name}.part")
@@ -52,7 +56,14 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
         for result in results.tasks:
             task = TASKS[result.task]
             best = max(result.scores, key=lambda seed: result.scores[seed])
-            with np.load(folders[task.name, best] / PREDICTIONS, allow_pickle=False) as arrays:
+            file = folders[task.name, best] / PREDICTIONS
+            with np.load(file, allow_pickle=False) as arrays:
+                if any(f"{split}.predictions" not in arrays for split in task.test_splits):
+                    raise InputError(
+                        "the run has not predicted the test splits; remove its folder",
+                        key="--submission",
+                        found=str(file.parent),
+                    )
                 has_diagnostic = f"{DIAGNOSTIC_SPLIT}.predictions" in arrays
                 for split in (*task.test_splits, *([DIAGNOSTIC_SPLIT] * has_diagnostic)):
                     name = file_name(task, split)

@@ -8,7 +8,6 @@ layer, so that its weights can be exchanged with other programs.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,9 @@ from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.models.hugging_face import quiet, unusable, vocabulary_of
 from rrr_lightning.models.masked_networks import PRESETS, plain_config, read_config
 from rrr_lightning.models.stored import load_checkpoint
-from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.models.vocabulary import HUB_ID, Vocabulary
 
 KEY = "model.body"
-HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 # Trained by a sentence-level task, which masked language models do not have.
 _MAY_BE_NEW = "pooler."
 

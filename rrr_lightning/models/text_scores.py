@@ -1,17 +1,21 @@
 """The official metrics of text classification, exact over batches and ranks.
 
 What has no spread has no correlation: where predictions or targets are all the same, Matthews, F1,
-Pearson and Spearman are 0, as in scikit-learn, and never NaN, which would spoil an average.
+Pearson and Spearman are 0, as in scikit-learn, and never NaN, which would spoil an average. What a
+diverged network gives is no such case: where a prediction is NaN, so is every metric.
 
 Shapes: N rows, K classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -20,13 +24,13 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 def accuracy(counts_KK: Tensor) -> Tensor:
     """Returns the share of rows that are right, from counts [target, prediction]."""
-    return counts_KK.diagonal().sum() / counts_KK.sum()
+    return counts_KK.diagonal().sum().double() / counts_KK.sum()
 
 
 def f1(counts_KK: Tensor) -> Tensor:
     """Returns the harmonic mean of precision and recall of class 1 of two, 0 without a hit."""
     right, wrong = counts_KK[1, 1], counts_KK[0, 1] + counts_KK[1, 0]
-    return 2 * right / (2 * right + wrong).clamp(min=1)
+    return 2 * right.double() / (2 * right + wrong).clamp(min=1)
 
 
 def matthews(counts_KK: Tensor) -> Tensor:
@@ -45,6 +49,8 @@ def matthews(counts_KK: Tensor) -> Tensor:
 
 def pearson(predictions_N: Tensor, targets_N: Tensor) -> Tensor:
     """Returns the linear correlation in float64, 0 where either side is always the same."""
+    if bool(predictions_N.isnan().any()):
+        return torch.full((), math.nan, dtype=torch.float64)
     if any(bool((each == each[0]).all()) for each in (predictions_N, targets_N)):
         return torch.zeros((), dtype=torch.float64)
     one, other = (each.double() - each.double().mean() for each in (predictions_N, targets_N))
@@ -54,7 +60,9 @@ def pearson(predictions_N: Tensor, targets_N: Tensor) -> Tensor:
 
 def spearman(predictions_N: Tensor, targets_N: Tensor) -> Tensor:
     """Returns the correlation of ranks, where equal values share their mean rank."""
-    return pearson(_ranks(predictions_N), _ranks(targets_N))
+    # NaN would get a rank like any number.
+    ranks_N = predictions_N if bool(predictions_N.isnan().any()) else _ranks(predictions_N)
+    return pearson(ranks_N, _ranks(targets_N))
 
 
 def _ranks(values_N: Tensor) -> Tensor:
@@ -74,6 +82,24 @@ OF_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def score_of(
+    name: str, predictions_N: NDArray[np.number[Any]], targets_N: NDArray[np.number[Any]]
+) -> float:
+    """Returns a metric of predicted classes or scores; NaN where a prediction is NaN.
+
+    >>> score_of("accuracy", np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
+    0.75
+    """
+    if name in OF_SCORES:
+        return float(OF_SCORES[name](*map(torch.from_numpy, (predictions_N, targets_N))))
+    if np.isnan(predictions_N).any():
+        return math.nan
+    predicted_N, true_N = (np.asarray(each, np.int64) for each in (predictions_N, targets_N))
+    classes = 1 + max(1, int(predicted_N.max()), int(true_N.max()))
+    counts = np.bincount(true_N * classes + predicted_N, minlength=classes**2)
+    return float(OF_CLASSES[name](torch.from_numpy(counts.reshape(classes, classes))))
+
+
 class ClassScore(Metric):
     """One of `accuracy`, `f1` and `matthews`, from the counts of predictions by class.
 
@@ -84,6 +110,7 @@ class ClassScore(Metric):
 
     full_state_update = False
     counts: Tensor
+    undefined: Tensor
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
@@ -91,16 +118,19 @@ class ClassScore(Metric):
         self.num_classes = num_classes
         counts_KK = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state("counts", counts_KK, dist_reduce_fx="sum")
+        self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits_NK: Tensor, labels_N: Tensor) -> None:
         """Counts the rows."""
         cells_N = labels_N * self.num_classes + logits_NK.argmax(dim=1)
         counts = torch.bincount(cells_N, minlength=self.num_classes**2)
         self.counts += counts.view(self.num_classes, self.num_classes)
+        self.undefined += logits_NK.isnan().sum()
 
     def compute(self) -> Tensor:
         """Returns the score, a float32 scalar."""
-        return self.score(self.counts.cpu()).float().to(self.counts.device)
+        score = self.score(self.counts.cpu()).float().to(self.counts.device)
+        return score.masked_fill(self.undefined > 0, math.nan)
 
 
 class ScoreCorrelation(Metric):

@@ -8,6 +8,7 @@ products: the columns after the last real token mean nothing, and rows end befor
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
+
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # names a model on the hub
 
 
 @dataclass(frozen=True)

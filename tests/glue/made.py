@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ def evaluation(
     """Makes the folder of a finished evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocol or find_protocol("quick", seeds=seeds)
-    record = make_record(f"{folder.name}.ckpt", "data", tasks, protocol, False)
+    record = make_record("hub/name", "data", tasks, protocol, False)
+    record = dataclasses.replace(record, checkpoint=f"{folder.name}.ckpt")
     record.write(folder)
     for task in tasks:
         for seed in seeds:

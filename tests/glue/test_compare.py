@@ -10,6 +10,7 @@ import pytest
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue import compare as module
 from rrr_lightning.glue.compare import PREDICTIONS, Difference, compare
+from rrr_lightning.glue.protocol import find_protocol
 from tests.glue.made import evaluation
 
 
@@ -95,3 +96,17 @@ def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
     second = evaluation(folders[1], ("rte",), 0.7, (2,)).results(folders[1])
     with pytest.raises(InputError, match="no task and seed in common"):
         compare(first, second, folders)
+
+
+def test_one_start_of_all_seeds_is_said_to_be_one(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    protocol = find_protocol("published", seeds=(1, 2))
+    first, second = (
+        evaluation(folder, ("rte", "cola"), 0.7, (1, 2), protocol=protocol) for folder in folders
+    )
+    tasks, averages = compare(first.results(folders[0]), second.results(folders[1]), folders)
+    assert {each.name: each.over for each in (*tasks, *averages)} == {
+        "cola": "rows and seeds",
+        "rte": "rows and seeds, after one run of MNLI",
+        "tasks here": "rows and seeds, after one run of MNLI",
+    }

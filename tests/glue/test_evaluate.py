@@ -20,7 +20,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.glue import evaluate as module
 from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.jobs.process import MARKER
-from tests.data.glue_files import write_lines
+from tests.data.glue_files import write_lines, write_parquet
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,8 @@ def test_published_starts_from_mnli_and_does_not_report_it(
     results, text = run(body, data, tmp_path, "mnli")
     assert "0 jobs run" in text
     assert [result.task for result in results.tasks] == ["cola", "mnli", "rte"]
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["start"]["max_steps"] == 4
 
 
 @pytest.mark.usefixtures("here")
@@ -100,7 +102,7 @@ def test_a_folder_of_another_checkpoint_or_protocol_is_refused(
         run(other, data, tmp_path / "out", "cola", protocol="quick")
     with pytest.raises(InputError, match=r"--out: .* results of another protocol \(quick"):
         run(body, data, tmp_path / "out", "rte", protocol="single")
-    with pytest.raises(InputError, match=r"--out: .* results of a call without --submission"):
+    with pytest.raises(InputError, match=r"--submission: the finished runs in .* have not pred"):
         run(body, data, tmp_path / "out", "rte", protocol="quick", submission=tmp_path / "x.zip")
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
 
@@ -125,8 +127,37 @@ def test_test_predictions_go_into_a_zip(body: str, data: str, tmp_path: Path) ->
     assert header == "index\tprediction"
     assert len(rows) == 5
     assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
+    # Left out of a finished folder, nothing is left to do; nothing else may be asked of it.
+    _, text = run(body, data, tmp_path / "out", "mnli,stsb", protocol="quick")
+    assert "0 jobs run" in text
     with pytest.raises(InputError, match="--submission: is no zip file"):
         run(body, data, tmp_path / "out", submission=tmp_path / "out.tsv")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_prerequisite_can_be_submitted_later(body: str, data: str, tmp_path: Path) -> None:
+    archive = tmp_path / "out.zip"
+    run(body, data, tmp_path / "out", "rte", submission=archive)
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == ["RTE.tsv"]
+    _, text = run(body, data, tmp_path / "out", "mnli", submission=archive)
+    assert "0 jobs run" in text
+    with zipfile.ZipFile(archive) as file:
+        assert sorted(file.namelist()) == ["MNLI-m.tsv", "MNLI-mm.tsv", "RTE.tsv"]
+
+
+@pytest.mark.usefixtures("here")
+def test_data_that_change_under_their_path_are_refused(
+    body: str, data: str, tmp_path: Path
+) -> None:
+    some = tmp_path / "data"
+    shutil.copytree(data, some)
+    run(body, str(some), tmp_path / "out", "cola", protocol="quick")
+    write_parquet(some, "cola", 40, 24)
+    more = {"every_task": {**SETTINGS_OF_TESTS["every_task"], "seeds": [3, 4]}}
+    with pytest.raises(InputError, match=r"--data: has changed since runs of cola .*found '40 row"):
+        run(body, str(some), tmp_path / "out", "cola", protocol="quick", settings=more)
+    assert not (tmp_path / "out" / "jobs" / "cola-4").exists()
 
 
 @pytest.mark.usefixtures("here")
@@ -144,6 +175,13 @@ def test_two_checkpoints_side_by_side(body: str, data: str, tmp_path: Path) -> N
         run(body, data, second, protocol="quick", compare_with=tmp_path / "none")
     with pytest.raises(InputError, match=r"--compare: .* has other settings of rte"):
         run(body, data, tmp_path / "third", "rte", protocol="single", compare_with=first)
+    seeds = {"every_task": {**SETTINGS_OF_TESTS["every_task"], "seeds": [5]}}
+    with pytest.raises(InputError, match=r"--compare: has no seed in common"):
+        run(
+            body, data, tmp_path / "third", "rte",
+            protocol="quick", settings=seeds, compare_with=first,
+        )  # fmt: skip
+    assert not (tmp_path / "third").exists()
 
 
 def start(body: str, data: str, out: Path, folder: Path) -> subprocess.Popen[bytes]:

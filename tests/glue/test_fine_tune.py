@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.data.stored_tokenizer import stored_tokenizer
+from rrr_lightning.errors import InputError
 from rrr_lightning.glue import fine_tune as module
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fine_tune import fine_tune, main, make_data, make_network
@@ -47,16 +48,34 @@ def test_the_metrics_are_those_of_the_trained_network(
     )  # fmt: skip
     trainer.fit(network, batches)
     trainer.limit_val_batches = 1.0
-    (*_, logged) = trainer.validate(network, batches, verbose=False)
+    logged = {
+        name: value
+        for of_loader in trainer.validate(network, batches, verbose=False)
+        for name, value in of_loader.items()
+    }
+    assert set(TASKS[task].metrics) <= set(result["metrics"])
     for name, value in result["metrics"].items():
-        if f"val/{name}" in logged:
-            assert logged[f"val/{name}"] == pytest.approx(value, abs=1e-5)
+        assert logged[f"val/{name}"] == pytest.approx(value, abs=1e-6)
     arrays = arrays_of(tmp_path)
     for split in TASKS[task].validation_splits:
         assert len(arrays[f"{split}.predictions"]) == JUDGED
         labels = batches.split(split).labels
         assert labels is not None
         assert np.array_equal(arrays[f"{split}.labels"], labels.numpy())
+
+
+@pytest.mark.parametrize("task", ["rte", "stsb"])
+def test_a_network_that_has_diverged_gets_no_score(
+    task: str, body: str, data: str, tmp_path: Path
+) -> None:
+    settings = told(body, data, task, learning_rate=1e20, save_network=True)
+    with pytest.raises(InputError) as refused:
+        fine_tune(settings, tmp_path)
+    assert str(refused.value) == (
+        f"--settings {task}.learning_rate: the training has diverged: {JUDGED} of {JUDGED} "
+        "predictions on validation are not finite; found 1e+20; accepted: a smaller rate"
+    )
+    assert not any((tmp_path / name).exists() for name in ("result.json", PREDICTIONS, NETWORK))
 
 
 def test_predictions_stand_in_the_order_of_the_rows(body: str, data: str, tmp_path: Path) -> None:

@@ -47,12 +47,18 @@ def test_mnli_runs_unreported_where_it_is_needed_and_not_asked_for() -> None:
     assert all(run.reported for run in plan_of("cola").runs)
 
 
-def test_a_prerequisite_predicts_no_test_split() -> None:
+def test_a_prerequisite_predicts_test_splits_for_a_call_that_asks_for_it_later() -> None:
     plan = plan_of("rte", predict_test=True)
     assert {run.task: run.settings["predict_test"] for run in plan.runs} == {
-        "mnli": False,
+        "mnli": True,
         "rte": True,
     }
+
+
+def test_the_run_that_others_start_from_is_named() -> None:
+    assert [run.name for run in plan_of("mnli,rte").runs if run.is_start] == ["mnli-19"]
+    assert not any(run.is_start for run in plan_of("mnli,cola").runs)
+    assert [run.name for run in plan_of("rte", mnli_seed=4).runs if run.is_start] == ["mnli-4"]
 
 
 def test_light_protocols_have_no_prerequisites() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ def test_seeds_hold_for_every_task() -> None:
         ({"rtee": {"epochs": 1}}, "--settings: no task of GLUE; did you mean 'rte'"),
         ({"rte": {"epoch": 1}}, "--settings rte.epoch: no such setting; did you mean 'epochs'"),
         ({"rte": {"epochs": 0}}, "--settings rte.epochs: out of range; found 0; accepted: a num"),
+        ({"rte": {"epochs": math.inf}}, "--settings rte.epochs: out of range; found inf"),
+        ({"rte": {"epochs": math.nan}}, "--settings rte.epochs: out of range; found nan"),
+        ({"rte": {"max_steps": math.inf}}, "--settings rte.max_steps: out of range; found inf"),
+        ({"rte": {"seeds": [math.inf]}}, "--settings rte.seeds: out of range"),
+        ({"rte": {"learning_rate": math.inf}}, "--settings rte.learning_rate: out of range"),
+        ({"rte": {"weight_decay": math.inf}}, "--settings rte.weight_decay: out of range"),
         ({"rte": {"batch_size": 3.5}}, "rte.batch_size: out of range; found 3.5"),
         ({"rte": {"learning_rate": "much"}}, "rte.learning_rate: out of range; found 'much'"),
         ({"rte": {"seeds": [1, 1]}}, "rte.seeds: out of range"),

@@ -9,14 +9,8 @@ import pytest
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.record import (
-    Record,
-    check_comparable,
-    fingerprint,
-    make_record,
-    merge,
-    read_record,
-)
+from rrr_lightning.glue.record import Record, fingerprint, make_record, merge, read_record
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 
 def record_of(tasks: tuple[str, ...] = ("rte",), **settings: object) -> Record:
@@ -45,7 +39,90 @@ def test_tasks_and_seeds_may_be_added(tmp_path: Path) -> None:
 
 def test_unreported_prerequisites_are_no_runs_of_the_report(tmp_path: Path) -> None:
     record = make_record("hub/name", "data", ("rte",), find_protocol("published"), False)
-    assert {run.task for run in record.runs(tmp_path)} == {"rte"}
+    runs = record.runs(tmp_path)
+    assert {run.task for run in runs if run.reported} == {"rte"}
+    assert [run.name for run in runs if run.is_start] == ["mnli-19"]
+
+
+def published(tasks: tuple[str, ...], **settings: object) -> Record:
+    return make_record("hub/name", "data", tasks, find_protocol("published", settings), False)
+
+
+def test_another_base_protocol_is_refused_for_other_tasks_too(tmp_path: Path) -> None:
+    published(("rte",)).write(tmp_path)
+    with pytest.raises(InputError, match=r"holds results of another protocol \(published\)"):
+        merge(record_of(("cola",)), tmp_path)
+
+
+def test_a_folder_with_changed_settings_keeps_the_name_of_a_changed_protocol(
+    tmp_path: Path,
+) -> None:
+    published(("rte",), rte={"epochs": 1}).write(tmp_path)
+    merged = merge(published(("cola",)), tmp_path)
+    assert merged.protocol == "published, changed"
+    merged.write(tmp_path)
+    assert merge(published(("sst2",)), tmp_path).protocol == "published, changed"
+    # What was changed of tasks that are not asked for has changed nothing.
+    assert published(("cola",), rte={"epochs": 1}).protocol == "published"
+
+
+def test_names_follow_the_seeds_that_are_there(tmp_path: Path) -> None:
+    published(("cola",), cola={"seeds": [19]}).write(tmp_path)
+    assert read_record(tmp_path, "--out").protocol == "published, other seeds"
+    assert merge(published(("cola",)), tmp_path).protocol == "published"
+
+
+@pytest.mark.parametrize(("first", "second"), [("rte", "mnli"), ("mnli", "rte"), ("rte", "mrpc")])
+def test_the_settings_of_mnli_count_where_tasks_start_from_it(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    published((first,), mnli={"max_steps": 1}).write(tmp_path)
+    with pytest.raises(InputError, match=r"another protocol .*, with other settings of mnli"):
+        merge(published((second,), mnli={"max_steps": 4}), tmp_path)
+    merged = merge(published((second,), mnli={"max_steps": 1}), tmp_path)
+    assert merged.cells["mnli"].max_steps == 1
+    assert merged.protocol == "published, changed"
+
+
+def test_the_start_stays_where_later_calls_do_not_need_it(tmp_path: Path) -> None:
+    published(("rte",), mnli={"max_steps": 1}).write(tmp_path)
+    later = make_record("hub/name", "data", ("cola",), find_protocol(seeds=[5]), False)
+    merged = merge(later, tmp_path)
+    assert (merged.mnli_seed, merged.cells["mnli"].max_steps) == (19, 1)
+    assert {run.name for run in merged.runs(tmp_path)} >= {"mnli-19", "rte-19", "cola-5"}
+
+
+def test_folders_of_earlier_versions_go_on(tmp_path: Path) -> None:
+    record = published(("rte", "cola"))
+    record.write(tmp_path)
+    content = read_json(tmp_path / "plan.json")
+    del content["start"]
+    write_json(tmp_path / "plan.json", content)
+    assert read_record(tmp_path, "--out") == dataclasses.replace(record, start=None)
+    merged = merge(record, tmp_path)
+    assert merged == record
+    assert [run.name for run in read_record(tmp_path, "--out").runs(tmp_path)] == [
+        run.name for run in record.runs(tmp_path)
+    ]
+
+
+def test_a_submission_may_be_left_out_later_and_added_before_anything_has_finished(
+    tmp_path: Path,
+) -> None:
+    without = record_of()
+    with_it = dataclasses.replace(without, predict_test=True)
+    with_it.write(tmp_path / "a")
+    assert merge(without, tmp_path / "a").predict_test
+    without.write(tmp_path / "b")
+    assert merge(with_it, tmp_path / "b").predict_test
+    (tmp_path / "b" / "jobs" / "rte-1").mkdir(parents=True)
+    (tmp_path / "b" / "jobs" / "rte-1" / MARKER).touch()
+    with pytest.raises(InputError) as refused:
+        merge(with_it, tmp_path / "b")
+    assert str(refused.value) == (
+        f"--submission: the finished runs in {tmp_path / 'b'} have not predicted the test splits; "
+        "accepted: another --out, or none of --submission"
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +130,6 @@ def test_unreported_prerequisites_are_no_runs_of_the_report(tmp_path: Path) -> N
     [
         ({"fingerprint": "other"}, "results of another checkpoint; found 'hub/name'"),
         ({"data": "elsewhere"}, "results of other data; found 'data'"),
-        ({"predict_test": True}, "results of a call without --submission"),
         (
             {"tasks": find_protocol("single", seeds=(1, 2)).tasks},
             r"results of another protocol \(quick.*\), with other settings of",
@@ -85,6 +161,19 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         read_record(tmp_path, "--compare")
 
 
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        with pytest.raises(InputError, match=r"--out: is a file; found '.*file'"):
+            merge(record_of(), tmp_path / out)
+
+
+@pytest.mark.parametrize("name", ["none.ckpt", "no/such/folder", "/nowhere/at/all"])
+def test_a_checkpoint_that_is_not_there(name: str) -> None:
+    with pytest.raises(InputError, match=f"--checkpoint: no such file or folder; found '{name}'"):
+        fingerprint(name)
+
+
 def test_checkpoints_are_told_apart_by_their_content(tmp_path: Path) -> None:
     file, folder = tmp_path / "a.ckpt", tmp_path / "folder"
     file.write_bytes(b"1")
@@ -97,12 +186,3 @@ def test_checkpoints_are_told_apart_by_their_content(tmp_path: Path) -> None:
     assert fingerprint(str(file)) != before[0]
     assert fingerprint(str(folder)) != before[1]
     assert fingerprint("hub/name") == "hub/name"
-
-
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--compare: has no task in common"):
-        check_comparable(record_of(("cola",)), record_of(("rte",)), tmp_path)
-    other = record_of(("rte",), rte={"epochs": 9})
-    with pytest.raises(InputError, match=r"--compare: .* has other settings of rte"):
-        check_comparable(other, record_of(("rte",)), tmp_path)
-    check_comparable(record_of(("cola", "rte")), record_of(("rte",)), tmp_path)

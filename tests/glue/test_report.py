@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.report import SUBSET_NOTE, markdown, table, write_report
-from tests.glue.made import evaluation
+from tests.glue.made import evaluation, finish
 
 
 def test_every_metric_and_seed_is_there(tmp_path: Path) -> None:
@@ -47,7 +48,33 @@ def test_subsets_are_marked_wherever_they_count(tmp_path: Path) -> None:
         "nine numbers ‡",
         "tasks here ‡",
     }
+    tables = text.split("\n\n")
+    assert [sum("‡" in line for line in each.splitlines()) for each in tables if "|" in each] == [
+        3,  # two metrics of MNLI and its score
+        4,  # the averages
+        1,  # the settings of MNLI
+    ]
     assert "| RTE " in text
+
+
+def test_what_starts_from_mnli_is_said_with_its_rows(tmp_path: Path) -> None:
+    protocol = find_protocol("published", seeds=(1, 2))
+    record = evaluation(tmp_path, ("rte", "cola"), seeds=(1, 2), protocol=protocol)
+    finish(tmp_path / "jobs" / "mnli-1", "mnli", 1, 0.8, subset=True)
+    text = markdown(record.results(tmp_path))
+    assert "\n\nRTE start from one run of MNLI: the chance in that run is in no spread" in text
+    settings = text.split("\n\n")[-1]
+    assert "| RTE ‡ |" in settings
+    assert "| mnli (rows: 1,000, 19,647) |" in settings
+    assert "| CoLA  |" in settings
+    assert SUBSET_NOTE in text
+
+
+def test_an_average_without_an_error_says_why(tmp_path: Path) -> None:
+    text = markdown(evaluation(tmp_path, seeds=(1,)).results(tmp_path))
+    row = next(line for line in text.splitlines() if line.startswith("| GLUE-Large"))
+    assert "; no error: one seed of MNLI, QNLI, QQP, SST-2 " in row
+    assert "±" not in row
 
 
 def test_an_unfinished_evaluation_is_reported_as_one(tmp_path: Path) -> None:

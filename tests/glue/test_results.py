@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrr_lightning.glue.results import mean_and_deviation, write_files
-from tests.glue.made import evaluation
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue.protocol import find_protocol
+from rrr_lightning.glue.record import Record
+from rrr_lightning.glue.report import markdown
+from rrr_lightning.glue.results import check_rows, mean_and_deviation, write_files
+from tests.glue.made import evaluation, finish
 
 
 def test_json_has_every_seed_mean_and_deviation(tmp_path: Path) -> None:
@@ -66,3 +70,55 @@ def test_csv_has_a_row_for_every_value(tmp_path: Path) -> None:
     row = next(row for row in rows if (row["task"], row["seed"]) == ("rte", "2"))
     assert float(row["value"]) == results.values["rte"]["accuracy"][2]
     assert (row["rows_trained"], row["rows_judged"], row["subset"]) == ("1000", "277", "true")
+    assert row["rows_trained_before"] == ""
+
+
+def with_start(folder: Path, subset: tuple[str, ...]) -> Record:
+    """A finished evaluation of RTE and CoLA, and of MNLI, which RTE starts from."""
+    protocol = find_protocol("published", seeds=(1, 2))
+    record = evaluation(folder, ("rte", "cola"), seeds=(1, 2), protocol=protocol)
+    finish(folder / "jobs" / "mnli-1", "mnli", 1, 0.8, "mnli" in subset)
+    return record
+
+
+def test_a_start_from_a_subset_makes_a_subset(tmp_path: Path) -> None:
+    whole = with_start(tmp_path / "whole", ()).results(tmp_path / "whole")
+    assert [(each.task, each.is_subset) for each in whole.tasks] == [
+        ("cola", False),
+        ("rte", False),
+    ]
+    results = with_start(tmp_path / "part", ("mnli",)).results(tmp_path / "part")
+    assert [(each.task, each.is_subset) for each in results.tasks] == [
+        ("cola", False),
+        ("rte", True),
+    ]
+    write_files(results, tmp_path)
+    content = json.loads((tmp_path / "glue.json").read_text())
+    assert content["subset"]
+    assert content["tasks"]["rte"]["rows_of_start"]["train"] == 1000
+    assert content["tasks"]["cola"]["rows_of_start"] is None
+    with (tmp_path / "glue.csv").open() as file:
+        rows = {row["task"]: row for row in csv.DictReader(file)}
+    assert (rows["rte"]["subset"], rows["rte"]["rows_trained_before"]) == ("true", "1000")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_one_seed_on_a_subset_makes_a_subset(seed: int, tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("rte",))
+    shutil.rmtree(tmp_path / "jobs" / f"rte-{seed}")
+    finish(tmp_path / "jobs" / f"rte-{seed}", "rte", seed, 0.8, subset=True)
+    (result,) = record.results(tmp_path).tasks
+    assert result.uneven
+    assert result.is_subset
+    assert "RTE: its seeds had different numbers of rows" in markdown(record.results(tmp_path))
+
+
+def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
+    results = evaluation(tmp_path, ("rte",)).results(tmp_path)
+    check_rows(results, {"rte": (2490, 277), "cola": (1, 1)})
+    with pytest.raises(InputError) as refused:
+        check_rows(results, {"rte": (2489, 277)})
+    assert str(refused.value) == (
+        "--data: has changed since runs of rte have finished in --out; found '2489 rows to train "
+        "and 277 to judge on'; accepted: 2490 and 277"
+    )

@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-import sklearn.metrics
-from scipy import stats
 
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.protocol import PROTOCOLS
 from rrr_lightning.glue.scores import (
     COUNTED,
     GLUE,
-    METRICS,
     NINE,
     REPORTED,
     averages,
     task_scores,
 )
-
-REFERENCE = {
-    "accuracy": lambda p, y: sklearn.metrics.accuracy_score(y, p),
-    "f1": lambda p, y: sklearn.metrics.f1_score(y, p),
-    "matthews": lambda p, y: sklearn.metrics.matthews_corrcoef(y, p),
-    "pearson": lambda p, y: stats.pearsonr(p, y).statistic,
-    "spearman": lambda p, y: stats.spearmanr(p, y).statistic,
-}
+from rrr_lightning.models.text_scores import score_of
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_metrics_agree_with_the_reference(name: str) -> None:
+def test_metrics_are_those_of_the_classifier() -> None:
     random = np.random.default_rng(0)
-    for rows in (5, 60, 400):
-        labels = random.integers(0, 2, rows).astype(float)
-        labels[:2] = 0, 1
-        predictions = np.where(random.random(rows) < 0.7, labels, 1 - labels)
-        predictions[:3] = 0, 1, 1
-        if name in ("pearson", "spearman"):
-            predictions = np.round(predictions + random.normal(size=rows), 1)
-        assert METRICS[name](predictions, labels) == pytest.approx(
-            REFERENCE[name](predictions, labels), abs=1e-12
-        )
-
-
-@pytest.mark.parametrize("name", ["f1", "matthews", "pearson", "spearman"])
-def test_one_prediction_for_all_rows_scores_zero(name: str) -> None:
-    labels = np.array([0.0, 1, 1, 0, 1])
-    assert METRICS[name](np.zeros(5), labels) == 0.0
-
-
-@pytest.mark.parametrize("name", ["matthews", "pearson", "spearman"])
-def test_one_label_for_all_rows_scores_zero(name: str) -> None:
-    assert METRICS[name](np.array([0.0, 1, 1]), np.ones(3)) == 0.0
-
-
-def test_more_than_two_classes_have_an_accuracy() -> None:
-    assert METRICS["accuracy"](np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1])) == 0.75
+    labels = random.integers(0, 2, 60).astype(float)
+    predictions = np.where(random.random(60) < 0.7, labels, 1 - labels)
+    for metrics in REPORTED.values():
+        for metric in metrics:
+            name = metric.name.removesuffix("_mismatched")
+            assert metric(predictions, labels) == score_of(name, predictions, labels)
+            assert math.isnan(metric(np.where(labels, math.nan, 1), labels))
 
 
 def test_every_task_reports_its_official_metrics_and_counts_what_the_protocol_counts() -> None:
@@ -99,6 +72,22 @@ def test_averages_are_those_of_the_papers() -> None:
     assert found["GLUE-Large"].value == pytest.approx(np.mean(large))
     assert found["nine numbers"].value == pytest.approx(np.mean([number[key] for key in NINE]))
     assert found["tasks here"].value == found["GLUE"].value
+    # The numbers of MNLI move together.
+    error = (8 * (0.001 / 2) ** 2 - (0.001 / 2) ** 2 + (2 * 0.001 / 2) ** 2) ** 0.5 / 9
+    assert found["nine numbers"].error == pytest.approx(error)
+    assert found["nine numbers"].alone == ()
+
+
+def test_an_average_without_an_error_says_why() -> None:
+    runs = made_up()
+    for task in ("mnli", "qqp"):
+        runs[task] = {name: {1: by_seed[1]} for name, by_seed in runs[task].items()}
+    for each in averages(runs):
+        assert each.error is None
+        assert sorted(each.alone) == ["mnli", "qqp"]
+    few = averages({task: runs[task] for task in ("rte", "cola")})[-1]
+    assert few.error is not None
+    assert few.alone == ()
 
 
 def test_an_average_with_missing_tasks_is_not_given() -> None:

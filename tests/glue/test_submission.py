@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS
+from rrr_lightning.errors import InputError
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.glue.submission import FILES, file_name, write_submission
@@ -102,3 +103,14 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "out.zip"
     absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
     assert absent == [name for name in FILES if name != "RTE.tsv"]
+
+
+def test_runs_without_test_predictions_are_named(tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("mnli",), seeds=(1,))
+    path = tmp_path / "jobs" / "mnli-1" / PREDICTIONS
+    with np.load(path) as arrays:
+        left = {name: array for name, array in arrays.items() if not name.startswith("test")}
+    np.savez(path, **left)
+    with pytest.raises(InputError, match=r"--submission: the run has not predicted .*mnli-1'"):
+        write_submission(record.results(tmp_path), record.runs(tmp_path), tmp_path / "out.zip")
+    assert not (tmp_path / "out.zip").exists()

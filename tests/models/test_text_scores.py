@@ -23,6 +23,7 @@ from rrr_lightning.models.text_scores import (
     check_scores,
     make_scores,
     pearson,
+    score_of,
     spearman,
 )
 from tests.models.tiny import make_trainer
@@ -129,7 +130,42 @@ def test_tiny_differences_around_a_large_mean_are_kept() -> None:
 
 
 def test_a_network_that_gives_nan_is_not_taken_for_a_degenerate_one() -> None:
-    assert math.isnan(of_scores("pearson", [1.0, 2.0, 3.0], [1.0, math.nan, 2.0]))
+    for targets in ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]):
+        for name in CORRELATIONS:
+            for predictions in ([1.0, math.nan, 2.0], [math.nan] * 3):
+                assert math.isnan(of_scores(name, targets, predictions))
+                assert math.isnan(score_of(name, np.array(predictions), np.array(targets)))
+    for name in REFERENCES:
+        score = ClassScore(name, 2)
+        score.update(torch.randn(9, 2), torch.ones(9, dtype=torch.int64))
+        assert not math.isnan(score.compute())
+        score.update(torch.tensor([[math.nan, 0.0]]), torch.tensor([1]))
+        assert math.isnan(score.compute())
+        score.reset()
+        score.update(torch.zeros(1, 2), torch.tensor([1]))
+        assert score.compute() == 0
+        assert math.isnan(score_of(name, np.array([1, math.nan]), np.array([1, 0])))
+
+
+@pytest.mark.parametrize("name", [*REFERENCES, *CORRELATIONS])
+def test_scores_of_arrays_are_exact(name: str) -> None:
+    chance = np.random.default_rng(0)
+    for rows in (5, 60, 400):
+        labels = chance.integers(0, 2, rows).astype(float)
+        labels[:2] = 0, 1
+        predictions = np.where(chance.random(rows) < 0.7, labels, 1 - labels)
+        predictions[:3] = 0, 1, 1
+        if name in REFERENCES:
+            expected = REFERENCES[name](labels, predictions)
+        else:
+            predictions = np.round(predictions + chance.normal(size=rows), 1)
+            expected = CORRELATIONS[name](predictions, labels).statistic
+        assert score_of(name, predictions, labels) == pytest.approx(expected, abs=1e-12)
+    assert score_of("accuracy", np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1])) == 0.75
+    if name != "accuracy":
+        assert score_of(name, np.zeros(5), np.array([0.0, 1, 1, 0, 1])) == 0
+    if name not in ("accuracy", "f1"):
+        assert score_of(name, np.array([0.0, 1, 1]), np.ones(3)) == 0
 
 
 @pytest.mark.parametrize(
