@@ -22,7 +22,7 @@ from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, find_tas
 from rrr_lightning.data.length_buckets import LengthBuckets, evaluation_order
 from rrr_lightning.data.loader import BatchLoader, KeyedSet
 from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
-from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.data.tokenizer import NEEDED_TO_CLASSIFY, load_tokenizer
 from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.errors import InputError
 from rrr_lightning.random import global_seed
@@ -102,7 +102,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The fast Hugging Face tokenizer."""
+        """The fast Hugging Face tokenizer; of its special tokens only padding is needed."""
         if self.tokenizer_name is None:
             model = None if self.trainer is None else self.trainer.lightning_module
             known = getattr(model, "vocabulary", None)
@@ -112,7 +112,9 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
                 "the model",
             )
         path = Path(self.tokenizer_name).expanduser()
-        return stored_tokenizer(path) if path.is_file() else load_tokenizer(self.tokenizer_name)
+        if path.is_file():
+            return stored_tokenizer(path)
+        return load_tokenizer(self.tokenizer_name, NEEDED_TO_CLASSIFY)
 
     # ------------------------------------------------------------------------------ rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rrr_lightning.data.tokenizer import rebuild_tokenizer
+from rrr_lightning.data.tokenizer import NEEDED_TO_CLASSIFY, check_tokenizer, rebuild_tokenizer
 from rrr_lightning.errors import InputError
 
 KEY = "data.tokenizer"
@@ -49,8 +49,10 @@ def tokenizer_from(
         whose: Whose tokenizer it is, for messages.
 
     Raises:
-        InputError: One of the two is not known.
+        InputError: One of the two is not known, or it has no padding token.
     """
     if not tokenizer_json or not special_token_ids:
         raise InputError(f"{whose} carries no tokenizer", key=KEY, accepted=_ACCEPTED)
-    return rebuild_tokenizer(tokenizer_json, special_token_ids)
+    tokenizer = rebuild_tokenizer(tokenizer_json, special_token_ids)
+    check_tokenizer(tokenizer, f"the tokenizer of {whose}", NEEDED_TO_CLASSIFY)
+    return tokenizer

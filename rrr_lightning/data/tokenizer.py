@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,15 @@ from typing import Any
 from rrr_lightning.errors import InputError
 
 NEEDED = ("mask_token", "pad_token", "cls_token", "sep_token")
+NEEDED_TO_CLASSIFY = ("pad_token",)
 
 
-def load_tokenizer(spec: str) -> Any:
+def load_tokenizer(spec: str, needed: Sequence[str] = NEEDED) -> Any:
     """Returns the fast tokenizer of a folder or hub id.
+
+    Args:
+        spec: The folder, or the hub's id.
+        needed: The special tokens it must have; by default those of a masked language model.
 
     Raises:
         InputError: There is none, or it has no mask token or another token that is needed.
@@ -31,14 +36,15 @@ def load_tokenizer(spec: str) -> Any:
             f"no tokenizer can be loaded from there ({str(error).partition(chr(10))[0]})",
             key="data.tokenizer",
             found=spec,
-            accepted="train:<size>, a folder with tokenizer.json, or the id of a model on the hub",
+            accepted="train:<size>, " * (needed == NEEDED)
+            + "a folder with tokenizer.json, or the id of a model on the hub",
         ) from error
-    check_tokenizer(tokenizer, spec)
+    check_tokenizer(tokenizer, spec, needed)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: Any, name: str) -> None:
-    """Refuses a tokenizer that cannot serve a masked language model.
+def check_tokenizer(tokenizer: Any, name: str, needed: Sequence[str] = NEEDED) -> None:
+    """Refuses a tokenizer that cannot serve a masked language model, or has not what is needed.
 
     Raises:
         InputError: It is a slow one, lacks a special token, or has special tokens only.
@@ -50,10 +56,10 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
             found=name,
             accepted="a folder with tokenizer.json",
         )
-    for role in NEEDED:
+    for role in needed:
         if getattr(tokenizer, role) is None:
             what = f"has no {role.replace('_', ' ')}"
-            accepted = "a tokenizer for masked language models, such as bert-base-uncased"
+            accepted = f"a tokenizer with {', '.join(needed).replace('_', ' ')}"
             raise InputError(what, key="data.tokenizer", found=name, accepted=accepted)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(

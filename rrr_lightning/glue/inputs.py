@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 
@@ -13,8 +14,10 @@ from rrr_lightning.data.stored_tokenizer import tokenizer_from
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.fine_tune import make_data, settings_of
 from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.record import CHECKPOINTS
 from rrr_lightning.jobs import Places
 from rrr_lightning.jobs.places import cores
+from rrr_lightning.models import hugging_face
 from rrr_lightning.models.input_vocabulary import agree_on_tokens
 from rrr_lightning.models.masked_rows import usable_positions
 from rrr_lightning.models.text_classifier import TextClassifier
@@ -47,7 +50,8 @@ def look_at(
     """
     rows = {}
     with _in_words_of_the_command_line(), torch.random.fork_rng(devices=[]):
-        model = TextClassifier(checkpoint)
+        with _in_words_of_the_command_line(CHECKPOINTS), _without_warnings():
+            model = TextClassifier(checkpoint)
         for run in {run.task: run for run in runs}.values():
             data = make_data(run.settings)
             _check_fit(model, data)
@@ -75,11 +79,12 @@ def _count(data: GlueDataModule, run: Run) -> tuple[int, int]:
 def _check_fit(model: TextClassifier, data: GlueDataModule) -> None:
     """Refuses a network that does not have the tokens or positions of the data."""
     known = model.vocabulary
-    data.tokenizer = tokenizer_from(
-        None if known is None else known.tokenizer_json,
-        None if known is None else known.special_token_ids,
-        "the checkpoint",
-    )
+    with _in_words_of_the_command_line(CHECKPOINTS):
+        data.tokenizer = tokenizer_from(
+            None if known is None else known.tokenizer_json,
+            None if known is None else known.special_token_ids,
+            "the checkpoint",
+        )
     agree_on_tokens(model.network, known, data)
     longest = usable_positions(model.network)
     if longest is not None and data.max_length > longest:
@@ -92,16 +97,31 @@ def _check_fit(model: TextClassifier, data: GlueDataModule) -> None:
 
 
 @contextlib.contextmanager
-def _in_words_of_the_command_line() -> Iterator[None]:
-    """Names the option to change instead of the argument of a class."""
+def _in_words_of_the_command_line(accepted: str | None = None) -> Iterator[None]:
+    """Names the option to change instead of the argument of a class, and what it accepts."""
     try:
         yield
     except InputError as error:
         line = str(error)
         for name, option in OPTIONS.items():
             if line.startswith(name):
-                raise InputError(option + line.removeprefix(name)) from error
+                line = option + line.removeprefix(name)
+                if accepted is not None:
+                    line = line.partition("; accepted: ")[0] + f"; accepted: {accepted}"
+                raise InputError(line) from error
         raise
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps back that a folder has no tokenizer, which is an error in what follows."""
+    logger = logging.getLogger(hugging_face.__name__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _samples_per_second(model: TextClassifier, places: Places) -> float:

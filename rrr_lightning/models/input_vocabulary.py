@@ -30,7 +30,7 @@ def agree_on_tokens(network: Any, known: Vocabulary | None, data: object) -> Voc
             "the network's vocabulary is smaller than the tokenizer's",
             key="model.body",
             found=f"{most} tokens",
-            accepted=f"at least {given.size}, or data.tokenizer with at most {most}",
+            accepted=f"a network with at least {given.size}, or a tokenizer with at most {most}",
         )
     if known is not None:
         check_same_tokens(known, given, "data.tokenizer")

@@ -9,6 +9,8 @@ import transformers
 from tokenizers import Tokenizer
 
 from rrr_lightning.data.tokenizer import (
+    NEEDED_TO_CLASSIFY,
+    check_tokenizer,
     load_tokenizer,
     rebuild_tokenizer,
     single_threaded_tokenizers,
@@ -49,6 +51,18 @@ def test_tokenizers_that_are_not_there(tmp_path: Path, rrr_data: Path) -> None:
     shutil.copy(rrr_data / "bert-base-uncased" / "tokenizer_config.json", tmp_path)
     with pytest.raises(InputError, match=r"data\.tokenizer: "):  # its vocabulary is missing
         load_tokenizer(str(tmp_path))
+
+
+def test_a_classifier_needs_no_token_but_padding(tmp_path: Path) -> None:
+    backend = Tokenizer.from_str(train_wordpiece(["some words"], 300))
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+    bare.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path), NEEDED_TO_CLASSIFY).mask_token is None
+    with pytest.raises(InputError, match="has no mask token"):
+        load_tokenizer(str(tmp_path))
+    without = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    with pytest.raises(InputError, match=r"has no pad token; .*; accepted: a tokenizer with pad to"):
+        check_tokenizer(without, "x", NEEDED_TO_CLASSIFY)
 
 
 @pytest.mark.parametrize("missing", ["mask_token", "pad_token"])

@@ -9,7 +9,10 @@ import pytest
 
 from rrr_lightning.__main__ import main as rrr
 from rrr_lightning.glue import command
+from rrr_lightning.glue.record import CHECKPOINTS
 from rrr_lightning.jobs import Outcome
+from tests.glue.made import evaluation
+from tests.glue.tiny import write_body
 
 GIVEN = ("--checkpoint", "a.ckpt", "--out", "out")
 
@@ -97,6 +100,37 @@ def test_wrong_input_ends_with_one_line(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     assert "--out: holds other files" in refused()
+
+
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "settings.yaml").write_text("every_task: {epochs: .inf}")
+    write_body(tmp_path / "bare", tokenizer=False)
+    evaluation(tmp_path / "out", ("rte",), seeds=(1,))
+    capsys.readouterr()  # bars of what was saved
+
+    def refused(checkpoint: str, out: str, *options: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as end:
+            command.main(("--checkpoint", checkpoint, "--out", out, "--devices", "cpu:1", *options))
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert sorted(tmp_path.rglob("*")) == before
+        return str(line).removeprefix("rrr: error: ")
+
+    missing = "--checkpoint: no such file or folder; found 'none.ckpt'; accepted: " + CHECKPOINTS
+    assert refused("none.ckpt", "out") == refused("none.ckpt", "new") == missing
+    file = tmp_path / "file"
+    assert refused(body, "file") == f"--out: is a file; found '{file}'; accepted: a folder"
+    assert refused(body, "new", "--settings", "settings.yaml") == (
+        "--settings every_task.epochs: out of range; found inf; accepted: a number above 0"
+    )
+    assert refused("bare", "new") == (
+        f"--checkpoint: the checkpoint carries no tokenizer; accepted: {CHECKPOINTS}"
+    )
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.inputs import look_at
 from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.record import CHECKPOINTS
 from rrr_lightning.jobs import Places
 from rrr_lightning.models.image_classifier import ImageClassifier
 from tests.data.glue_files import write_parquet, write_tokenizer
@@ -45,6 +49,36 @@ def refused(message: str, body: str, data: str, task: str = "rte", **changes: An
         look(body, data, task, **changes)
 
 
+def line_of(body: str, data: str) -> str:
+    with pytest.raises(InputError) as refusal:
+        look(body, data)
+    return str(refusal.value)
+
+
+def test_lines_about_a_checkpoint_name_what_the_command_accepts(
+    data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = tmp_path / "text.ckpt"
+    text.write_text("not a checkpoint")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bare = write_body(tmp_path / "bare", tokenizer=False)
+    for body in (text, tmp_path / "none.ckpt", empty, bare):
+        line = line_of(str(body), data)
+        assert line.startswith("--checkpoint: ")
+        assert line.endswith(f"; accepted: {CHECKPOINTS}")
+        assert line.count("accepted") == 1
+    assert line == f"--checkpoint: the checkpoint carries no tokenizer; accepted: {CHECKPOINTS}"
+    assert not caplog.records
+    small = write_body(tmp_path / "small", tokenizer=False, vocab_size=20)
+    write_tokenizer(small)
+    assert re.fullmatch(
+        r"--checkpoint: the network's vocabulary is smaller than the tokenizer's; found '20 tokens'"
+        r"; accepted: a network with at least \d+, or a tokenizer with at most 20",
+        line_of(str(small), data),
+    )
+
+
 def test_what_is_no_checkpoint_of_a_text_model(data: str, tmp_path: Path) -> None:
     refused("--checkpoint: no such file or folder", str(tmp_path / "none.ckpt"), data)
     text = tmp_path / "text.ckpt"
@@ -63,6 +97,17 @@ def test_what_is_no_checkpoint_of_a_text_model(data: str, tmp_path: Path) -> Non
 def test_a_missing_tokenizer(data: str, tmp_path: Path) -> None:
     folder = write_body(tmp_path / "bare", tokenizer=False)
     refused("--checkpoint: the checkpoint carries no tokenizer", str(folder), data)
+
+
+def test_a_tokenizer_without_a_mask(data: str, tmp_path: Path) -> None:
+    folder = write_body(tmp_path / "body", tokenizer=False)
+    backend = load_tokenizer(str(write_tokenizer(tmp_path / "whole"))).backend_tokenizer
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+    bare.save_pretrained(folder)
+    assert look(str(folder), data)[0] == {"rte": (TRAIN, JUDGED)}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    line = line_of(str(folder), data)
+    assert line == f"--checkpoint: the checkpoint carries no tokenizer; accepted: {CHECKPOINTS}"
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers(data: str, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_tokens_come_from_the_body_or_from_the_data() -> None:
             7,
             None,
             Data(),
-            r"model\.body: .* smaller than the tokenizer's; found '7 tokens'; .* 8, or",
+            r"model\.body: .* smaller than the tokenizer's; found '7 tokens'; .* least 8, or",
         ),
         (7, KNOWN, Data(), r"smaller than the tokenizer's"),
         (8, KNOWN, Data(tuple("abcdefhg")), r"data\.tokenizer: .* 2 tokens differ, .* id 6"),
