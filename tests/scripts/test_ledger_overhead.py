@@ -22,14 +22,15 @@ def test_the_benchmark_runs_and_writes_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     found = run("--device", "cpu", "--repeats", "2", "--steps", "4", "--json", str(file))
     assert found.returncode in (0, 1), found.stderr
-    assert found.stdout.splitlines()[-1].endswith("of 4 goals met")
+    assert found.stdout.splitlines()[-1].endswith("of 6 goals met")
     rows = json.loads(file.read_text())
-    assert [row["goal"] for row in rows] == [1.02, 1.005, 1.02, 1.005]
-    for real, added in (rows[:2], rows[2:]):
+    assert [row["goal"] for row in rows] == [1.02, 1.005, 1.005] * 2
+    for real, added, counted in (rows[:3], rows[3:]):
         assert 0.5 < real["ratio"] < 2.0
         expected = 1 + added["seconds_added"] / real["reference_seconds"]
         assert added["ratio"] == pytest.approx(expected)
         assert added["low"] <= added["ratio"] <= added["high"]
+        assert counted["ratio"] == pytest.approx(1 + (counted["counted_step_ratio"] - 1) / 64)
 
 
 def test_bad_numbers_are_refused_before_anything_runs() -> None:
