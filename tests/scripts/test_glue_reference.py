@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from rrr_lightning.glue.fine_tune import settings_of
 from tests.data.glue_files import write_parquet
 from tests.glue.tiny import write_body
 
@@ -62,6 +65,33 @@ def test_both_are_trained_by_the_same_settings(
     told = script.settings_of(task, 1, write_body(tmp_path / "body"))
     assert (told["max_length"], told["learning_rate"]) == (script.LENGTH, 1e-3)
     (tmp_path / "a").mkdir()
-    ours, theirs = script.ours(told, tmp_path / "a"), script.theirs(told, tmp_path / "b")
-    assert set(ours) == set(theirs)
-    assert all(-1 <= value <= 1 for value in (*ours.values(), *theirs.values()))
+    ours, found = steps_of(lambda: script.ours(told, tmp_path / "a"))
+    theirs, reference = steps_of(lambda: script.theirs(told, tmp_path / "b"))
+    assert set(found) == set(reference)
+    assert all(-1 <= value <= 1 for value in (*found.values(), *reference.values()))
+    # Equally many steps of the same batch size, warmed up and slowed down alike.
+    assert len(ours) == len(theirs) == settings_of(told).steps(64) == 10
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in ("lr", "betas", "eps"):
+            values = [each[name] for each in (*mine, *other)]
+            assert all(value == pytest.approx(values[0], rel=1e-6) for value in values), name
+    assert max(group["lr"] for groups in ours for group in groups) == pytest.approx(1e-3)
+    # The Trainer leaves biases and norms without decay.
+    assert {group["weight_decay"] for groups in ours for group in groups} == {told["weight_decay"]}
+    decays = {group["weight_decay"] for groups in theirs for group in groups}
+    assert decays == {told["weight_decay"], 0.0}
+
+
+def steps_of(run: Callable[[], dict[str, float]]) -> tuple[list[list[dict[str, Any]]], Any]:
+    """What the optimizer of a training is told at every step, and what the training returns."""
+    steps: list[list[dict[str, Any]]] = []
+    names = ("lr", "betas", "eps", "weight_decay")
+
+    def note(optimizer: Any, *_: Any) -> None:
+        steps.append([{name: group[name] for name in names} for group in optimizer.param_groups])
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        return steps, run()
+    finally:
+        handle.remove()
