@@ -6,6 +6,7 @@ networks and batches are needed either way. The bytes of whole processes are in 
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import Median
+from _timing import row_of
+from torch import Tensor
 
 Held = dict[str, float]
 
@@ -28,6 +30,16 @@ def most_bytes(device: str) -> float:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+def allocated(device: str) -> float:
+    """Returns the bytes of live tensors, those of a GPU as its allocator counts them."""
+    gc.collect()
+    if device == "cuda":
+        return float(torch.cuda.memory_allocated())
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    storages = {each.untyped_storage()._cdata: each.untyped_storage() for each in tensors}
+    return float(sum(storage.nbytes() for storage in storages.values()))
 
 
 def print_memory(device: str, prepare: Callable[[], None], steps: Callable[[], None]) -> None:
@@ -47,23 +59,12 @@ def memory_of(script: str, *arguments: str) -> Held:
 
 
 def memory_row(
-    name: str, arms: Sequence[Held], references: Sequence[Held], goal: float
+    name: str, arms: Sequence[Held], references: Sequence[Held], goal: float | None
 ) -> dict[str, Any]:
     """Returns the row of a result, as `Comparison.run` does for seconds."""
     needed = [[held["peak"] - held["before"] for held in arm] for arm in (arms, references)]
     ratios = [mine / other for mine, other in zip(*needed, strict=True)]
-    middle = Median.of(ratios)
-    return {
-        "name": name,
-        "ratio": middle.value,
-        "low": middle.low,
-        "high": middle.high,
-        "goal": goal,
-        "rule": "at most",
-        "met": middle.value <= goal,
-        "n": len(ratios),
-        "coverage": middle.coverage,
+    return row_of(name, ratios, goal) | {
         "bytes": list(arms),
         "reference_bytes": list(references),
-        "ratios": ratios,
     }

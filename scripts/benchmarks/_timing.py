@@ -8,13 +8,16 @@ the repeats with its order-statistic interval, which assumes nothing about their
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import math
 import os
 import platform
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,7 +86,15 @@ class StepClock:
         self._start = time.perf_counter()
 
 
+def alone(device: str, total: int) -> StepClock:
+    """Returns a clock for steps that take turns with no others."""
+    turns = Turns()
+    turns.leave(1)
+    return StepClock(device, total, turns, 0)
+
+
 Arm = Callable[[StepClock], None]
+Rule = Literal["at most", "at least", "contains"]
 
 
 def time_in_turns(arms: tuple[Arm, Arm], device: str, total: int) -> tuple[list[float], ...]:
@@ -115,15 +126,17 @@ class Comparison:
         name: What the ratio says.
         arm: Runs the steps of the way in question, with a tick after each.
         reference: The same for the way that it is held against.
-        goal: Bound of the ratio, or the value that its interval should contain.
-        rule: `at most`: the median is at most the goal; `contains`: the interval contains it.
+        goal: Bound of the ratio, or the value that its interval should contain; None for a ratio
+            that stands beside others for contrast.
+        rule: `at most`: the median is at most the goal; `at least`: at least the goal; `contains`:
+            the interval contains it.
     """
 
     name: str
     arm: Arm
     reference: Arm
-    goal: float
-    rule: Literal["at most", "contains"] = "at most"
+    goal: float | None
+    rule: Rule = "at most"
 
     def run(self, device: str, repeats: int, warm_up: int, steps: int) -> dict[str, Any]:
         """Returns the row of the result.
@@ -142,24 +155,10 @@ class Comparison:
             ratios.append(statistics.median(a / b for a, b in zip(mine, other, strict=True)))
             seconds.append(statistics.median(mine))
             reference_seconds.append(statistics.median(other))
-        middle = Median.of(ratios)
-        met = middle.value <= self.goal
-        if self.rule == "contains":
-            met = middle.low <= self.goal <= middle.high
-        return {
-            "name": self.name,
-            "ratio": middle.value,
-            "low": middle.low,
-            "high": middle.high,
-            "goal": self.goal,
-            "rule": self.rule,
-            "met": met,
-            "n": repeats,
-            "coverage": middle.coverage,
+        return row_of(self.name, ratios, self.goal, self.rule) | {
             "steps": steps,
             "seconds": statistics.median(seconds),
             "reference_seconds": statistics.median(reference_seconds),
-            "ratios": ratios,
         }
 
 
@@ -191,6 +190,34 @@ class Median:
         return cls(statistics.median(ordered), ordered[cut], ordered[n - 1 - cut], inside)
 
 
+def row_of(
+    name: str, ratios: Sequence[float], goal: float | None, rule: Rule = "at most"
+) -> dict[str, Any]:
+    """Returns the row of a result from independent ratios."""
+    middle = Median.of(ratios)
+    return {
+        "name": name,
+        "ratio": middle.value,
+        "low": middle.low,
+        "high": middle.high,
+        "goal": goal,
+        "rule": rule,
+        "met": is_met(middle, goal, rule),
+        "n": len(ratios),
+        "coverage": middle.coverage,
+        "ratios": list(ratios),
+    }
+
+
+def is_met(middle: Median, goal: float | None, rule: Rule) -> bool | None:
+    """Returns whether a ratio meets its goal; None where it has none."""
+    if goal is None:
+        return None
+    if rule == "contains":
+        return middle.low <= goal <= middle.high
+    return middle.value <= goal if rule == "at most" else middle.value >= goal
+
+
 def _coverage(n: int, cut: int) -> float:
     """Probability that the median lies within n values after `cut` are cut off at either end."""
     return 1 - 2 * sum(math.comb(n, k) for k in range(cut + 1)) / (1 << n)
@@ -219,13 +246,41 @@ def _cpu_name() -> str:
 def report(rows: list[dict[str, Any]], file: Path | None) -> int:
     """Prints the rows, writes them as JSON, and returns the exit status: 1 if a goal is missed."""
     for row in rows:
-        aim = "interval contains" if row["rule"] == "contains" else "at most"
+        if row["ratio"] is None:
+            print(f"{row['name']}: not measured: {row['note']}")
+            continue
+        aim = "interval contains" if row["rule"] == "contains" else row["rule"]
+        verdict = "for contrast"
+        if row["goal"] is not None:
+            verdict = f"goal {aim} {row['goal']:.4g}: {'met' if row['met'] else 'missed'}"
         print(
             f"{row['name']}: {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
-            f"goal {aim} {row['goal']:.2f}, n = {row['n']}: {'met' if row['met'] else 'missed'}"
+            f"n = {row['n']}, {verdict}"
         )
     if file is not None:
         file.write_text(json.dumps(rows, indent=1) + "\n")
-    met = sum(row["met"] for row in rows)
-    print(f"{met} of {len(rows)} goals met")
-    return 0 if met == len(rows) else 1
+    judged = [row for row in rows if row["goal"] is not None]
+    met = sum(row["met"] for row in judged)
+    print(f"{met} of {len(judged)} goals met")
+    return 0 if met == len(judged) else 1
+
+
+def parse(parser: argparse.ArgumentParser, repeats: int, steps: int) -> argparse.Namespace:
+    """Adds the options that all benchmarks share, reads the command line and checks it."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--repeats", type=int, default=repeats, help="pairs of runs per ratio")
+    parser.add_argument("--steps", type=int, default=steps, help="timed steps per run")
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or arguments.steps < 1:
+        parser.error("--repeats and --steps must be at least 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device")
+    return arguments
+
+
+def be_quiet() -> None:
+    """Keeps quiet about what is on purpose: no validation, no workers, teachers at chance."""
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "rrr_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)

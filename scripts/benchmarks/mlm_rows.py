@@ -18,19 +18,16 @@ held before the first one (libraries, networks, batches); whole processes are in
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from _memory import memory_of, memory_row, print_memory
-from _timing import Comparison, StepClock, Turns, describe_machine, report
+from _timing import Comparison, StepClock, Turns, be_quiet, describe_machine, parse, report
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
@@ -245,19 +242,9 @@ def time_rows(work: Workload, repeats: int, steps: int) -> list[dict[str, Any]]:
 def main() -> int:
     """Runs the benchmark; the exit status is 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=sorted(WORKLOADS), default="cpu")
-    parser.add_argument("--repeats", type=int, default=9, help="pairs of runs per ratio of seconds")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps per run")
-    parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--memory-of", choices=sorted(ARMS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.repeats < 1 or arguments.steps < 1:
-        parser.error("--repeats and --steps must be at least 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is no CUDA device")
-    warnings.simplefilter("ignore")  # no validation, no workers, teachers at chance: all on purpose
-    for name in ("lightning.pytorch", "rrr_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    arguments = parse(parser, repeats=9, steps=4)
+    be_quiet()
     work = WORKLOADS[arguments.device]
     if arguments.memory_of is not None:
         print_memory_of(work, arguments.memory_of)

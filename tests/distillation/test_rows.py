@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rrr_lightning.distillation.rows import as_rows, check_rows
+from rrr_lightning.distillation.rows import as_rows, check_rows, compare_rows
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 
@@ -48,3 +48,15 @@ def test_useless_rows_are_refused(rows: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         check_rows(rows, RowSchema(5), KEY)
     assert KEY in str(caught.value)
+
+
+def test_two_versions_of_rows_are_compared_as_sums() -> None:
+    plain = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.5, 0.4, 0.0]])
+    other = torch.tensor([[2.0, 1.0, 0.0], [5.0, 6.0, 7.0], [0.4, 0.5, 0.0]])
+    same, divergence, count = compare_rows(plain, other).tolist()
+    assert (same, count) == (2, 3)
+    p, q = plain[2].softmax(0), other[2].softmax(0)
+    assert divergence == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-4)
+    assert compare_rows(plain[:0], other[:0]).tolist() == [0, 0, 0]
+    halves = compare_rows(plain, plain.bfloat16())
+    assert halves[1] < 1e-3

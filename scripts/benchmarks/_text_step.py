@@ -1,0 +1,117 @@
+"""The masked-LM workload of `step_cost.py`, and its loop written by hand with the same kernels."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from _timing import StepClock
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from rrr_lightning.distillation.chunks import in_chunks
+from rrr_lightning.distillation.losses import kl_divergence
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.random import keyed_generator
+
+MASK, FIRST_WORD, MASKED = 103, 1000, 0.15
+
+
+@dataclass(frozen=True)
+class TextWorkload:
+    """The networks and batches of one device."""
+
+    device: str
+    network: str | dict[str, Any]
+    vocabulary: int
+    samples: int
+    tokens: int
+    precision: str
+
+    def build(self, number: int) -> MaskedLanguageModel:
+        """Returns a network."""
+        return MaskedLanguageModel(self.network, self.vocabulary, learning_rate=1e-4, seed=number)
+
+    def student(self) -> MaskedLanguageModel:
+        """Returns a new student."""
+        return self.build(-1)
+
+    def batches(self, steps: int) -> DataLoader[Any]:
+        """Returns a loader of ready batches: four of them, again and again."""
+        generator, shape = keyed_generator("step_cost"), (self.samples, self.tokens)
+        made = []
+        for _ in range(4):
+            words = torch.randint(FIRST_WORD, self.vocabulary, shape, generator=generator)
+            masked = torch.rand(shape, generator=generator) < MASKED
+            made.append(
+                {
+                    "input_ids": torch.where(masked, MASK, words),
+                    "attention_mask": torch.ones_like(words),
+                    "labels": torch.where(masked, words, -100),
+                }
+            )
+        batches: Any = [made[step % 4] for step in range(steps)]
+        return DataLoader(batches, batch_size=None, pin_memory=self.device == "cuda")
+
+
+SMALL = {
+    "model_type": "bert",
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+}
+TEXT_WORKLOADS = {
+    "cpu": TextWorkload("cpu", SMALL, 8192, 16, 64, "32-true"),
+    "cuda": TextWorkload("cuda", "base", 30522, 64, 128, "bf16-mixed"),
+}
+
+
+def text_loop(
+    work: TextWorkload,
+    clock: StepClock,
+    teacher: MaskedLanguageModel | None,
+    temperature: float,
+    weight: float,
+) -> None:
+    """Trains a new student in a loop written by hand: masked rows and losses in chunks, as here."""
+    student = work.student().to(work.device)
+    network = student.network.train()
+    optimizer = student.default_optimizer(student.parameter_groups())
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, clock.total)
+    if teacher is not None:
+        teacher = teacher.to(work.device).eval().requires_grad_(False)
+    mixed = work.precision == "bf16-mixed"
+    for batch in work.batches(clock.total):
+        given = {name: each.to(work.device, non_blocking=True) for name, each in batch.items()}
+        optimizer.zero_grad()
+        with torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext():
+            loss = _loss(network, teacher, given, temperature, weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+        clock.tick()
+
+
+def _loss(
+    network: Any,
+    teacher: MaskedLanguageModel | None,
+    batch: dict[str, Tensor],
+    temperature: float,
+    weight: float,
+) -> Tensor:
+    targets = None
+    if teacher is not None:
+        with torch.no_grad():
+            targets = teacher.network(batch)
+    rows = network(batch)
+    labels = batch["labels"]
+    task = in_chunks(
+        lambda each, wanted: F.cross_entropy(each.float(), wanted), rows, labels[labels != -100]
+    )
+    if targets is None:
+        return task
+    return (1 - weight) * task + weight * kl_divergence(rows, targets, temperature)

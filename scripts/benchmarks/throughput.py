@@ -1,0 +1,93 @@
+"""How fast a student trains without a teacher: images and sequences per second, share of the peak.
+
+    python scripts/benchmarks/throughput.py --device cuda --json throughput_cuda.json
+
+ResNet-50 at 224 pixels in bf16-mixed with `ImageClassifier`, and BERT-base on 128 tokens with
+`MaskedLanguageModel`, on ready batches, through Lightning. BERT's operations per second are held
+against the rate that a large matrix product in bf16 reaches on the same device. The goals are those
+of an H200: 4,000 images per second, half of the matrix rate. Elsewhere the numbers stand without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from _text_step import TEXT_WORKLOADS, TextWorkload
+from _timing import alone, be_quiet, describe_machine, parse, report, row_of
+from step_cost import WARM_UP_STEPS, WORKLOADS, Workload, with_lightning
+from torch.utils.flop_counter import FlopCounterMode
+
+IMAGES_PER_SECOND, SHARE_OF_PEAK = 4000.0, 0.5
+SIZES = {"cpu": 1024, "cuda": 8192}  # of the matrices
+
+
+def seconds_per_step(work: Workload | TextWorkload, steps: int) -> float:
+    """Returns the median seconds of a plain step."""
+    clock = alone(work.device, WARM_UP_STEPS + steps)
+    with_lightning(work, clock)
+    return statistics.median(clock.seconds[WARM_UP_STEPS:])
+
+
+def matrix_rate(device: str, repeats: int = 10) -> float:
+    """Returns the operations per second of a product of two square matrices in bf16."""
+    size = SIZES[device]
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[3:])
+
+
+def step_operations(work: TextWorkload) -> float:
+    """Returns the operations of a step of BERT, counted on one."""
+    student = work.student().to(work.device)
+    batch = next(iter(work.batches(1)))
+    counter: Any = FlopCounterMode(display=False)
+    with counter:
+        student.network(
+            {name: each.to(work.device) for name, each in batch.items()}
+        ).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def main() -> int:
+    """Runs the benchmark; the exit status is 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = parse(parser, repeats=5, steps=20)
+    be_quiet()
+    device = arguments.device
+    machine = describe_machine(device)
+    judged = "H200" in machine["hardware"]
+    work = WORKLOADS[device]
+    text = replace(TEXT_WORKLOADS[device], precision="bf16-mixed")
+    if device == "cuda":
+        text = replace(text, samples=256)
+    rates = [
+        work.batch_size / seconds_per_step(work, arguments.steps) for _ in range(arguments.repeats)
+    ]
+    operations = step_operations(text)
+    shares = [
+        operations / seconds_per_step(text, arguments.steps) / matrix_rate(device)
+        for _ in range(arguments.repeats)
+    ]
+    rows = [
+        row_of(f"{work.network}: images per second", rates, IMAGES_PER_SECOND if judged else None,
+               "at least"),
+        row_of("BERT: share of the measured bf16 matrix rate", shares,
+               SHARE_OF_PEAK if judged else None, "at least"),
+    ]  # fmt: skip
+    return report([row | {"device": device, "machine": machine} for row in rows], arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
