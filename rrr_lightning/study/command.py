@@ -71,7 +71,8 @@ def _act(given: argparse.Namespace) -> bool:
             return True
     timings = timed(opened, find_places(given.devices, slurm))
     if given.action == "plan":
-        sys.stdout.write(list_hours(opened.runs, opened.records, timings))
+        judged = opened.study.quality.command is not None
+        sys.stdout.write(list_hours(opened.runs, opened.records, timings, judged))
     else:
         sys.stdout.write(advise(opened.study, opened.runs, timings))
     return True

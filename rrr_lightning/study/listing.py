@@ -23,9 +23,19 @@ def list_runs(runs: Sequence[Run], records: Mapping[str, Record]) -> str:
 
 
 def list_hours(
-    runs: Sequence[Run], records: Mapping[str, Record], timings: Mapping[str, Timing]
+    runs: Sequence[Run],
+    records: Mapping[str, Record],
+    timings: Mapping[str, Timing],
+    judged: bool = False,
 ) -> str:
-    """Returns the predicted device-hours of the runs that are left, by arm and teacher."""
+    """Returns the predicted device-hours of the runs that are left, by arm and teacher.
+
+    Args:
+        runs: All runs.
+        records: Those that have finished.
+        timings: What each kind of run takes.
+        judged: Whether a command judges the students, which was not timed.
+    """
     lines = ["", f"{'runs of':<20}  {'runs':>5}  {'ms per step':>22}  {'device-hours':>12}"]
     total = 0.0
     for kind, timing in timings.items():
@@ -42,4 +52,6 @@ def list_hours(
     lines.append(
         f"{total:.3f} device-hours ({duration(3600 * total)}) on {devices}, by a few timed steps"
     )
+    if judged:
+        lines.append("not among these hours: the command that judges each student")
     return "\n".join(lines) + "\n"

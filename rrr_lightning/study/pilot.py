@@ -31,6 +31,7 @@ from rrr_lightning.study.settings import Quality
 
 STEPS = 16
 VALIDATION_BATCHES = 2
+VERSION = 2
 FOLDER = "pilot"
 CONFIG = "run.yaml"
 CALLBACK = "rrr_lightning.study.pilot_notes.PilotNotes"
@@ -44,13 +45,14 @@ class Timing:
         kind: The arm or the teacher.
         plain: Seconds of a step without a teacher, data wait left out; None if there was none.
         distilled: Seconds of a step with its teachers; None if there was none.
-        share: Part of the steps that are distilled.
+        share: Part of the steps of a long run that are distilled.
         wait: Seconds of waiting for data per step.
-        teacher: Seconds of teachers' forward passes per distilled step.
+        teacher: Seconds of the forward passes of all teachers asked in a distilled step.
         set_up: Seconds before the first step.
         validation: Seconds of one validation.
         devices: Devices of one run.
         device: The device in words.
+        accumulation: Batches of one optimizer step.
     """
 
     kind: str
@@ -63,13 +65,15 @@ class Timing:
     validation: float
     devices: int
     device: str
+    accumulation: int = 1
 
     def seconds(self, run: Run) -> float:
         """Returns the seconds that a run will take, the start of Python left out."""
         plain = self.plain if self.plain is not None else self.distilled or 0.0
-        distilled = self.distilled if self.distilled is not None else plain
+        distilled = self.distilled if self.distilled is not None else plain + self.teacher
         step = (1 - self.share) * plain + self.share * distilled + self.wait
-        return self.set_up + run.steps * step + _validations(run) * self.validation
+        validations = _validations(run, self.accumulation)
+        return self.set_up + run.steps * step + validations * self.validation
 
 
 def time_runs(
@@ -93,7 +97,7 @@ def time_runs(
     kinds = {run.kind: run for run in reversed(runs)}
     order = [run for run in runs if kinds.get(run.kind) is run]
     configs = {run.kind: _config(run, runs, folder) for run in order}
-    key = digest([configs, socket.gethostname(), dict(places.environments[0])])
+    key = digest([VERSION, configs, socket.gethostname(), dict(places.environments[0])])
     cache = folder / "pilot.json"
     if cache.exists() and read_json(cache)["key"] == key:
         return {kind: Timing(**values) for kind, values in read_json(cache)["timings"].items()}
@@ -171,8 +175,6 @@ def _read(kind: str, folder: Path) -> Timing:
         return float(phases.get(name, {}).get("seconds") or 0.0)
 
     steps = max(1, ledger["steps"])
-    taught = phases.get("teacher_forward", {}).get("count") or 0
-    distilled = min(taught, steps)
     notes = read_json(folder / NOTES) if (folder / NOTES).exists() else {}
     whole = (notes.get("batches") or VALIDATION_BATCHES) / max(1, notes.get("used") or 1)
     hardware = ledger["hardware"]
@@ -180,20 +182,22 @@ def _read(kind: str, folder: Path) -> Timing:
         kind=kind,
         plain=ledger["step_seconds"]["plain"],
         distilled=ledger["step_seconds"]["distilled"],
-        share=distilled / steps,
+        share=notes.get("share") or 0.0,
         wait=seconds("data_wait") / steps,
-        teacher=seconds("teacher_forward") / distilled if distilled else 0.0,
+        teacher=notes.get("teacher_seconds") or 0.0,
         set_up=seconds("set_up"),
         validation=seconds("validation") * whole,
         devices=ledger["world_size"],
         device=hardware.get("device") or "",
+        accumulation=notes.get("accumulation") or 1,
     )
 
 
-def _validations(run: Run) -> int:
-    """How often a run is validated, as far as its configuration tells."""
+def _validations(run: Run, accumulation: int) -> int:
+    """How often a run is validated, as far as its configuration tells; it counts in batches."""
     interval = value_at(run.config, "trainer.val_check_interval")
-    return 1 + (run.steps - 1) // interval if isinstance(interval, int) and interval else 1
+    batches = run.steps * accumulation
+    return 1 + (batches - 1) // interval if isinstance(interval, int) and interval else 1
 
 
 if __name__ == "__main__":

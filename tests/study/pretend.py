@@ -54,6 +54,8 @@ class Pretend:
             told["steps"] = self.told_steps.pop(folder.name, steps)
         (folder / "ledger.json").write_text(json.dumps(told))
         notes = {"metrics": ["train/loss", "val/loss"], "batches": 4, "used": 2}
+        if teachers:
+            notes |= {"share": 0.5, "teacher_seconds": steps / 8, "accumulation": 2}
         (folder / "notes.json").write_text(json.dumps(notes))
 
     def validate(self, folder: Path, config: dict[str, Any]) -> None:

@@ -40,3 +40,5 @@ def test_hours_are_those_of_the_devices(tmp_path: Path) -> None:
     assert f"{hours:.3f} device-hours" in text
     assert "100.0 plain / 300.0 distilled" in text
     assert "A processor" in text
+    assert "judges" not in text
+    assert "not among these hours: the command that judges" in list_hours(runs, {}, timings, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from rrr_lightning.errors import InputError
 from rrr_lightning.jobs import Places, run_jobs
 from rrr_lightning.study import fit_runs, pilot
-from rrr_lightning.study.pilot import STEPS, time_runs
+from rrr_lightning.study.pilot import STEPS, Timing, time_runs
 from rrr_lightning.study.plan import make_plan
 from rrr_lightning.study.settings import Quality
 from rrr_lightning.study.study_file import make_study
@@ -56,6 +57,21 @@ def test_it_reads_the_ledger(tmp_path: Path, pretend: Pretend) -> None:
     assert timing.wait == pytest.approx(STEPS / 10 / 4)
     assert timing.validation == pytest.approx(0.5 * 4 / 2)  # 2 of 4 batches were validated
     assert (timing.devices, timing.device) == (1, "cpu")
+
+
+def test_hours_are_those_of_the_steps_and_validations_to_come(tmp_path: Path) -> None:
+    overlay = {"trainer.val_check_interval": 10}
+    (run, *_) = (
+        run
+        for run in make_plan(make_study(content(overlay=overlay)), tmp_path)
+        if run.name == "distilled-32-1"
+    )
+    timing = Timing("distilled", 1.0, 3.0, 0.25, 0.5, 2.0, 7.0, 4.0, 1, "cpu")
+    assert timing.seconds(run) == pytest.approx(7 + 32 * (0.75 + 0.75 + 0.5) + 4 * 4.0)
+    # 64 batches are validated at 10, 20, ... 60 and at the end
+    assert replace(timing, accumulation=2).seconds(run) == pytest.approx(7 + 64 + 7 * 4.0)
+    # too few distilled steps for a median
+    assert replace(timing, distilled=None).seconds(run) == timing.seconds(run)
 
 
 def test_what_was_timed_here_is_not_timed_again(tmp_path: Path, pretend: Pretend) -> None:

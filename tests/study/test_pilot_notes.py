@@ -20,3 +20,23 @@ def test_notes_of_a_short_validation(rrr: Command) -> None:
     notes = json.loads(Path("out/notes.json").read_text())
     assert (notes["batches"], notes["used"]) == (14, 2)  # 1,397 digits
     assert {"val/loss", "val/accuracy"} <= set(notes["metrics"])
+
+
+def test_teachers_are_counted_by_step_and_not_by_forward_pass(rrr: Command) -> None:
+    rrr(*FIT, "--trainer.default_root_dir=teacher")
+    pool = ",".join(["teacher/checkpoints/last.ckpt"] * 4)
+    rrr(
+        *FIT,
+        "--trainer.max_steps=16",
+        "--trainer.callbacks+=rrr_lightning.study.pilot_notes.PilotNotes",
+        "--data.micro_batch_size=20",
+        f"--distillation.teachers=[{pool}]",
+        "--distillation.pool.per_step=all",
+        "--distillation.schedule.until=0.5",
+        "--trainer.default_root_dir=out",
+    )
+    notes = json.loads(Path("out/notes.json").read_text())
+    phase = json.loads(Path("out/ledger.json").read_text())["phases"]["teacher_forward"]
+    assert phase["count"] == 8 * 2 * 4  # steps, micro-batches, teachers
+    assert (notes["share"], notes["accumulation"]) == (0.5, 2)
+    assert 0.2 * phase["seconds"] / 8 < notes["teacher_seconds"] < 2 * phase["seconds"] / 8
