@@ -29,6 +29,24 @@ def test_headline_first_with_the_full_charge_beside_it(whole_study: Analysis) ->
     assert "Settings tried for `plain`: 6. 2 arms are shown" in text
 
 
+@pytest.mark.parametrize(
+    ("speed_up", "target", "words"),
+    [
+        (
+            20.0,
+            0.9,
+            "better than plain's longest duration (20 steps), beyond which nothing is known",
+        ),
+        (0.1, 0.6, "worse than plain's shortest duration (3 steps), before which nothing is known"),
+    ],
+)
+def test_what_lies_beyond_the_frontier_is_said_under_the_headline(
+    speed_up: float, target: float, words: str
+) -> None:
+    text = tables.headline(analyse(study(speed_up=speed_up), replace(DESIGN, target=target)))
+    assert f"- taught: the target is {words}" in text
+
+
 def test_a_headline_that_charges_in_full_has_one_column() -> None:
     text = tables.headline(analyse(study(), replace(DESIGN, charge="full", settings_tried={})))
     assert text.count("speed-up, teachers' training in full") == 1

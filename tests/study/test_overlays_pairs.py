@@ -26,7 +26,7 @@ QUIET = {
     "max_steps": 5,
     "logger": False,
     "limit_val_batches": 0,
-    "callbacks": [{"class_path": "tests.study.test_pairs.SeeBatches"}],
+    "callbacks": [{"class_path": "tests.study.test_overlays_pairs.SeeBatches"}],
 }
 IMAGES = {
     "trainer": QUIET,
