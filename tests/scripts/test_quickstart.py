@@ -1,7 +1,8 @@
-"""The quickstart, as its reader runs it: three rows of results and a picture."""
+"""The README's first command, as its reader runs it: a table, a picture, and what it is worth."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,22 +12,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PNG = b"\x89PNG\r\n\x1a\n"
+PAGE = (ROOT / "README.md").read_text()
+COMMAND = r"rrr (study run study/quickstart\.yaml --out [\w/]+)"
+
+
+def test_the_script_runs_the_command_of_the_page() -> None:
+    first = re.search(COMMAND, PAGE)
+    assert first is not None
+    assert first.group(1) in (ROOT / "scripts" / "quickstart.sh").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_it_prints_three_rows_and_draws_the_curves(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_it_ends_with_the_table_and_the_picture(tmp_path: Path) -> None:
+    found = re.search(COMMAND, PAGE)
+    assert found is not None
+    *arguments, out = found.group(1).split()
     run = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "quickstart.py", "--out", tmp_path / "out"],
+        [sys.executable, "-m", "rrr_lightning", *arguments, str(tmp_path / out)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    row = r"^(teacher|baseline|distill) .* +([\d.]+) +([\d.]+)% +[\d.]+$"
-    rows = re.findall(row, run.stdout, re.MULTILINE)
-    assert [name for name, _, _ in rows] == ["teacher", "baseline", "distill"], run.stdout
-    assert all(float(loss) < 1 and float(accuracy) > 80 for _, loss, accuracy in rows), rows
-    assert (tmp_path / "out" / "quickstart.png").read_bytes().startswith(PNG)
+    assert re.search(r"^\| distilled \| .*× ", run.stdout, re.MULTILINE), run.stdout
+    assert run.stdout.rstrip().endswith(".png")
+    home = tmp_path / out
+    assert "demonstrates the tool" in (home / "report.md").read_text()
+    (arm,) = json.loads((home / "report.json").read_text())["arms"]
+    assert arm["n"] == 3
+    assert arm["low"] is not None, arm["why"]
