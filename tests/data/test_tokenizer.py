@@ -61,7 +61,9 @@ def test_a_classifier_needs_no_token_but_padding(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no mask token"):
         load_tokenizer(str(tmp_path))
     without = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
-    with pytest.raises(InputError, match=r"has no pad token; .*; accepted: a tokenizer with pad to"):
+    with pytest.raises(
+        InputError, match=r"has no pad token; .*; accepted: a tokenizer with pad to"
+    ):
         check_tokenizer(without, "x", NEEDED_TO_CLASSIFY)
 
 
