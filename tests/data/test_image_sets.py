@@ -4,11 +4,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from rrr_lightning.data.image_decoding import Decoder
 from rrr_lightning.data.image_sets import SmallImages, ViewedImages, decode
 from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.data.image_views import EvaluationView, ShiftedViews, TrainingView
@@ -68,8 +68,8 @@ def test_views_are_keyed_by_the_place_in_the_set(imagenet_like: Path) -> None:
     images = ViewedImages(source, torch.arange(10, 40), view)
     pixels, _ = images[[(3, 4)]]
     encoded = source.encoded([14])[0]
-    expected = view(decode(encoded, ""), 3, 4)
-    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), expected)
+    expected = Decoder().view(encoded, str, lambda width, height: view(width, height, 3, 4))
+    assert torch.equal(pixels[0], expected.permute(2, 0, 1))
 
 
 def test_small_images_are_decoded_once_and_shifted() -> None:
