@@ -5,7 +5,7 @@
 Seconds per forward of the networks of `teacher_forward.py` in eager float32 are held against: batch
 norms folded; `channels_last`; both; bf16 by autocast with weights in float32, which casts them at
 every forward; weights held in bf16; all of it, as by default; and all of it compiled, for which the
-rows also tell the seconds of the first forward and after how many forwards they are paid back.
+rows also tell the seconds of the first forward.
 """
 
 from __future__ import annotations
