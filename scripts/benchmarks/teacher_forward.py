@@ -19,7 +19,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from rrr_lightning.callbacks._teachers import device_precision
 from rrr_lightning.data.images import ImageDataModule
 from rrr_lightning.data.text import TextDataModule
 from rrr_lightning.distillation.rows import compare_rows
-from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.distillation.teacher import Normalization, Teacher
 from rrr_lightning.models.base import StudentModule
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
@@ -206,6 +206,9 @@ def wilson(successes: float, count: float, z: float = 1.96) -> tuple[float, floa
     return middle - half, middle + half
 
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, standard deviation
+
+
 def held_out(data: LightningDataModule, device: str) -> Iterator[Any]:
     """Yields validation batches, on the device."""
     loader: TRAIN_DATALOADERS = data.val_dataloader()
@@ -252,7 +255,15 @@ def measure_teacher(spec: str, folder: str, device: str, size: Any) -> list[dict
         accelerator=device, logger=False, enable_checkpointing=False, max_steps=1
     )
     data.setup("validate")
-    teachers = two_of(lambda: load_teacher(spec, key="--teacher"), device)
+
+    def load() -> Teacher:
+        teacher = load_teacher(spec, key="--teacher")
+        if teacher.schema.normalization is None:  # a spec that does not tell: those of ImageNet
+            told = replace(teacher.schema, normalization=Normalization(*IMAGENET))
+            return Teacher(teacher.network, name=spec, schema=told)
+        return teacher
+
+    teachers = two_of(load, device)
     batch = next(held_out(data, device))
     rows = agreement_row(spec, teachers, held_out(data, device))
     return [time_row(spec, teachers, batch, size), rows]

@@ -30,8 +30,8 @@ def test_forwards_are_timed_without_data(tmp_path: Path) -> None:
 
 def test_a_teacher_of_ones_own_is_compared_on_its_images(tmp_path: Path) -> None:
     import torch
-    from torchvision.io import write_jpeg
     from torchvision.models import resnet18
+    from torchvision.transforms.functional import to_pil_image
 
     for split in ("train", "val"):
         for name in ("a", "b"):
@@ -39,7 +39,7 @@ def test_a_teacher_of_ones_own_is_compared_on_its_images(tmp_path: Path) -> None
             folder.mkdir(parents=True)
             for number in range(2):
                 pixels = torch.randint(256, (3, 260, 240), dtype=torch.uint8)
-                write_jpeg(pixels, str(folder / f"{number}.jpg"))
+                to_pil_image(pixels).save(folder / f"{number}.jpg")
     torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "two.pt")
     spec = f"torchvision:resnet18?checkpoint={tmp_path / 'two.pt'}&num_classes=2"
     found = run(
