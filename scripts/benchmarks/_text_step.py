@@ -20,6 +20,26 @@ from rrr_lightning.random import keyed_generator
 MASK, FIRST_WORD, MASKED = 103, 1000, 0.15
 
 
+def masked_batches(
+    key: str, vocabulary: int, shape: tuple[int, int], steps: int, pinned: bool
+) -> DataLoader[Any]:
+    """Returns a loader of ready batches of noise: four of them, again and again."""
+    generator = keyed_generator(key)
+    made = []
+    for _ in range(4):
+        words = torch.randint(FIRST_WORD, vocabulary, shape, generator=generator)
+        masked = torch.rand(shape, generator=generator) < MASKED
+        made.append(
+            {
+                "input_ids": torch.where(masked, MASK, words),
+                "attention_mask": torch.ones_like(words),
+                "labels": torch.where(masked, words, -100),
+            }
+        )
+    batches: Any = [made[step % 4] for step in range(steps)]
+    return DataLoader(batches, batch_size=None, pin_memory=pinned)
+
+
 @dataclass(frozen=True)
 class TextWorkload:
     """The networks and batches of one device."""
@@ -41,20 +61,8 @@ class TextWorkload:
 
     def batches(self, steps: int) -> DataLoader[Any]:
         """Returns a loader of ready batches: four of them, again and again."""
-        generator, shape = keyed_generator("step_cost"), (self.samples, self.tokens)
-        made = []
-        for _ in range(4):
-            words = torch.randint(FIRST_WORD, self.vocabulary, shape, generator=generator)
-            masked = torch.rand(shape, generator=generator) < MASKED
-            made.append(
-                {
-                    "input_ids": torch.where(masked, MASK, words),
-                    "attention_mask": torch.ones_like(words),
-                    "labels": torch.where(masked, words, -100),
-                }
-            )
-        batches: Any = [made[step % 4] for step in range(steps)]
-        return DataLoader(batches, batch_size=None, pin_memory=self.device == "cuda")
+        shape, pinned = (self.samples, self.tokens), self.device == "cuda"
+        return masked_batches("step_cost", self.vocabulary, shape, steps, pinned)
 
 
 SMALL = {

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from _memory import memory_of, memory_row, print_memory
+from _text_step import masked_batches
 from _timing import Comparison, StepClock, Turns, be_quiet, describe_machine, parse, report
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -37,13 +38,11 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.random import keyed_generator
 
 WARM_UP_STEPS = 2
 MEMORY_STEPS = 3
 TEMPERATURE, WEIGHT = 4.0, 0.9
-MASK, FIRST_WORD, VOCABULARY = 103, 1000, 30522
-MASKED = 0.15
+VOCABULARY = 30522
 MEMORY_GOAL = 1 / 3
 NARROW = {
     "model_type": "bert",
@@ -76,20 +75,8 @@ class Workload:
 
     def batches(self, steps: int) -> DataLoader[Any]:
         """Returns a loader of ready batches: four of them, again and again."""
-        generator, shape = keyed_generator("mlm_rows"), (self.samples, self.tokens)
-        made = []
-        for _ in range(4):
-            words = torch.randint(FIRST_WORD, VOCABULARY, shape, generator=generator)
-            masked = torch.rand(shape, generator=generator) < MASKED
-            made.append(
-                {
-                    "input_ids": torch.where(masked, MASK, words),
-                    "attention_mask": torch.ones_like(words),
-                    "labels": torch.where(masked, words, -100),
-                }
-            )
-        batches: Any = [made[step % 4] for step in range(steps)]
-        return DataLoader(batches, batch_size=None, pin_memory=self.device == "cuda")
+        shape, pinned = (self.samples, self.tokens), self.device == "cuda"
+        return masked_batches("mlm_rows", VOCABULARY, shape, steps, pinned)
 
 
 WORKLOADS = {
