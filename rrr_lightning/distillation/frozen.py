@@ -76,14 +76,16 @@ def remember(module: nn.Module) -> Callable[[], None]:
 def cheapen(module: nn.Module, dtype: torch.dtype | None) -> int:
     """Makes the forward of a placed, frozen network cheaper, in place.
 
-    Batch norms are folded, convolutions get the memory layout that they are fastest in, and matrix
-    weights are cast to `dtype`, if given.
+    Batch norms are folded, convolutions over images get the memory layout that they are fastest in,
+    and matrix weights are cast to `dtype`, if given.
 
     Returns:
         The number of batch norms folded.
     """
     folded = fold_batch_norms(module)
-    module.to(memory_format=torch.channels_last)
+    for parameter in module.parameters():
+        if parameter.ndim == 4:  # the layout is of four dimensions; torch refuses it for five
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
     if dtype is not None:
         cast_weights(module, dtype)
     return folded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,21 @@ class Deep(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         rows: Tensor = self.head(self.norm(self.conv(inputs[:, None])).relu().mean(2))
         return 5 * rows + self.offset
+
+
+class Solid(nn.Module):
+    """As `Deep`, over the features as a cube of 2 x 2 x 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(1, 6, 2, padding=1), nn.BatchNorm3d(6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows: Tensor = self.head(
+            self.norm(self.conv(inputs.view(-1, 1, 2, 2, 2))).relu().amax((2, 3, 4))
+        )
+        return rows
 
 
 def make_owned(offset: float = 0.0) -> Teacher:
@@ -105,3 +121,15 @@ def test_float32_is_there_for_the_asking(caplog: pytest.LogCaptureFixture) -> No
     line, seen = run(make_owned(), caplog, teacher_precision="32")
     assert "made cheaper, in float32" in line
     assert seen["types"] == {torch.float32}
+
+
+def test_a_teacher_with_convolutions_in_space_is_made_cheaper(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_teachers, "computes_in_bf16", lambda device: False)
+    torch.save(Solid().state_dict(), tmp_path / "solid.pt")
+    spec = {"model": {"class_path": f"{__name__}.Solid"}, "checkpoint": str(tmp_path / "solid.pt")}
+    with caplog.at_level(logging.INFO):
+        fit(make_module(), distil([spec], schedule={"until": 1.0}), steps=2)
+    (line,) = (line for line in caplog.messages if "mean KL" in line)
+    assert "made cheaper, in float32: 8 of 8 top classes" in line

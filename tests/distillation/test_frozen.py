@@ -5,6 +5,7 @@ from torch import nn
 
 from rrr_lightning.distillation.frozen import (
     cast_weights,
+    cheapen,
     evaluate,
     remember,
     tensor_bytes,
@@ -58,3 +59,15 @@ def test_evaluate_touches_only_flags_that_are_set() -> None:
     network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
     evaluate(list(network.modules()))
     assert not any(part.training for part in network.modules())
+
+
+def test_only_weights_of_four_dimensions_change_their_layout() -> None:
+    network = nn.ModuleList([nn.Conv1d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Conv3d(2, 4, 3)])
+    before = [(conv.weight.clone(), conv.weight.stride()) for conv in network]
+    cheapen(network, None)
+    assert all(
+        torch.equal(conv.weight, was) for conv, (was, _) in zip(network, before, strict=True)
+    )
+    line, plane, solid = network
+    assert plane.weight.is_contiguous(memory_format=torch.channels_last)
+    assert [line.weight.stride(), solid.weight.stride()] == [before[0][1], before[2][1]]
