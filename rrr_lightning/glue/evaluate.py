@@ -16,7 +16,7 @@ from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
 from rrr_lightning.glue.results import JSON, TABLE, Results, check_rows
 from rrr_lightning.glue.side_by_side import write_comparison
 from rrr_lightning.glue.submission import write_submission
-from rrr_lightning.jobs import Outcome, find_places, run_jobs
+from rrr_lightning.jobs import Outcome, find_places, hold, run_jobs
 from rrr_lightning.jobs.process import write_json
 
 
@@ -68,25 +68,28 @@ def evaluate(
     if other is not None:
         check_comparable(read_record(other, "--compare"), merged, other)
     plan = _plan(merged, names, table, home)
-    finished = {job.name for job in plan.jobs if job.finished}
-    left = [run for run in plan.runs if run.name not in finished]
+    known: dict[str, Any] = {}
     places = None
-    if left:
+    if plan.left:
         # Loads Lightning and transformers, which a call with nothing left to do can spare.
         from rrr_lightning.glue.inputs import look_at
 
         places = find_places(devices, slurm)
-        rows, speed = look_at(left, checkpoint, places)
+        rows, speed = look_at(plan.left, checkpoint, places)
         check_rows(merged.results(home), rows)
-        plan = _plan(merged, names, table, home, rows=rows, samples_per_second=speed)
+        known = {"rows": rows, "samples_per_second": speed}
         for note in plan.notes:
             say(note + "\n")
-    merged.write(home)
-    for run in left:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / SETTINGS, dict(run.settings))
-    outcome = run_jobs(plan.jobs, home, places, stream)
-    results = _report(merged, home, say)
+    with hold(home) as held:
+        # Once more: another call may have written here while this one looked at its data.
+        merged = merge(record, home)
+        plan = _plan(merged, names, table, home, **known)
+        merged.write(home)
+        for run in plan.left:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(run.folder / SETTINGS, dict(run.settings))
+        outcome = run_jobs(plan.jobs, home, places, stream, held)
+        results = _report(merged, home, say)
     if archive is not None:
         _submit(results, merged.runs(home), archive, outcome, say)
     if other is not None and not outcome.complete:

@@ -61,6 +61,12 @@ class Plan:
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
 
+    @property
+    def left(self) -> tuple[Run, ...]:
+        """The runs that have not finished."""
+        pairs = zip(self.runs, self.jobs, strict=True)
+        return tuple(run for run, job in pairs if not job.finished)
+
 
 def chosen_tasks(text: str) -> tuple[str, ...]:
     """Returns the tasks that `--tasks` names: with commas, or `all` of the average.

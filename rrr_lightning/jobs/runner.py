@@ -7,11 +7,8 @@ that matters: after Ctrl-C or SIGKILL the same call goes on from what the folder
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +16,13 @@ from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.jobs.display import Display
-from rrr_lightning.jobs.locks import Lock, holder
+from rrr_lightning.jobs.hold import Held, hold
 from rrr_lightning.jobs.places import Places, find_places
 from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, last_line, read_json
 from rrr_lightning.jobs.submission import Submission, Submitter
 
 ATTEMPTS = 2
 WRONG_INPUT = 2  # exit code of `rrr` for bad input, which a second attempt would not mend
-RUNNER_LOCK = ".runner"
 SCRATCH = ".submitted"
 
 
@@ -99,6 +95,7 @@ def run_jobs(
     folder: str | Path,
     places: Places | None = None,
     stream: TextIO | None = None,
+    held: Held | None = None,
 ) -> Outcome:
     """Runs the jobs that have not finished yet, and prints `N jobs run` in the end.
 
@@ -109,6 +106,7 @@ def run_jobs(
         folder: Holds the runner's own files; one runner at a time.
         places: Where to run them; the processor or the GPUs of this machine by default.
         stream: Where the display goes; the standard output by default.
+        held: The folder, where the caller holds it; held by this call by default.
 
     Raises:
         InputError: The jobs do not fit together, or another runner works in the folder.
@@ -120,7 +118,9 @@ def run_jobs(
     display = Display(expected, len(jobs) - len(todo), len(places.environments), stream)
     outcome = Outcome()
     if todo:
-        with _submitter(Path(folder).absolute(), places) as submitter:
+        home = Path(folder).absolute()
+        own = hold(home) if held is None else contextlib.nullcontext(held)
+        with own as runner, _submitter(runner, home, places) as submitter:
             try:
                 _Run(todo, submitter, len(places.environments), display, outcome).go()
             finally:
@@ -208,42 +208,22 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _submitter(home: Path, places: Places) -> Iterator[Submitter]:
-    """Makes this process the only runner in a folder; its jobs end with it, whatever happens."""
-    lock, name = Lock(home / RUNNER_LOCK), uuid.uuid4().hex
+def _submitter(held: Held, home: Path, places: Places) -> Iterator[Submitter]:
+    """Starts jobs; they end with this process, whatever happens."""
     scratch = home / SCRATCH
-    _take(lock, name)
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
         # A folder of its own: `submitit` names its files by process id, and those come again.
-        submitter = Submitter(places, scratch / name, (str(lock.path), name))
+        submitter = Submitter(places, scratch / held.name, (str(held.lock.path), held.name))
         try:
             yield submitter
+        except BaseException:
+            held.lock.release()  # tells the local jobs to end
+            raise
         finally:
-            lock.release()
             submitter.close()
     finally:
-        lock.release()
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _take(lock: Lock, name: str) -> None:
-    """Takes the lock of the runner under a name.
-
-    Processes of an earlier runner look at the lock for an instant now and then, hence the patience.
-    """
-    note: dict[str, str | int] = {"name": name, "host": socket.gethostname(), "pid": os.getpid()}
-    end = time.monotonic() + 10 * POLL_SECONDS
-    while not lock.take(note):
-        if time.monotonic() > end:
-            other = holder(lock.path) or {}
-            raise InputError(
-                f"process {other.get('pid')} on {other.get('host')} is running the jobs of "
-                "this folder already",
-                key="--out",
-                found=str(lock.path.parent),
-            )
-        time.sleep(POLL_SECONDS / 4)
 
 
 def _weights(jobs: dict[str, Job]) -> dict[str, float]:

@@ -18,7 +18,9 @@ import pytest
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue import evaluate as module
+from rrr_lightning.glue import inputs
 from rrr_lightning.glue.evaluate import evaluate
+from rrr_lightning.jobs import hold
 from rrr_lightning.jobs.process import MARKER
 from tests.data.glue_files import write_lines, write_parquet
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
@@ -77,9 +79,9 @@ def test_results_do_not_depend_on_the_interruption(
     whole, _ = run(body, data, tmp_path / "whole")
     calls = []
 
-    def stop_at_the_second(jobs: Any, folder: Path, places: object, stream: Any) -> Any:
+    def stop_at_the_second(jobs: Any, folder: Path, places: object, stream: Any, held: Any) -> Any:
         if not calls:
-            calls.append(run_here(jobs[:2], folder, places, stream))
+            calls.append(run_here(jobs[:2], folder, places, stream, held))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "run_jobs", stop_at_the_second)
@@ -105,6 +107,43 @@ def test_a_folder_of_another_checkpoint_or_protocol_is_refused(
     with pytest.raises(InputError, match=r"--submission: the finished runs in .* have not pred"):
         run(body, data, tmp_path / "out", "rte", protocol="quick", submission=tmp_path / "x.zip")
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_second_call_beside_the_first_changes_nothing(
+    body: str, data: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(body, data, out, "rte", protocol="quick")
+    kept = [out / "plan.json", *out.glob("jobs/*/settings.json")]
+    before = [path.read_bytes() for path in kept]
+    files = sorted(out.rglob("*"))
+    with hold(out):
+        for tasks in ("cola", "rte"):
+            with pytest.raises(InputError, match=r"--out: process .* is running the jobs"):
+                run(body, data, out, tasks, protocol="quick")
+    assert [path.read_bytes() for path in kept] == before
+    assert sorted(out.rglob("*")) == files
+    run(body, data, out, "cola", protocol="quick")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_that_another_call_has_taken_meanwhile_is_refused(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, look_at = tmp_path / "out", inputs.look_at
+    other = str(write_body(tmp_path / "other", hidden_size=8))
+
+    def slowly(*given: Any) -> Any:
+        monkeypatch.setattr(inputs, "look_at", look_at)
+        run(other, data, out, "rte", protocol="quick")
+        return look_at(*given)
+
+    monkeypatch.setattr(inputs, "look_at", slowly)
+    with pytest.raises(InputError, match=r"--out: .* results of another checkpoint"):
+        run(body, data, out, "cola", protocol="quick")
+    assert {path.name for path in (out / "jobs").iterdir()} == {"rte-3"}
+    assert json.loads((out / "plan.json").read_text())["checkpoint"] == other
 
 
 @pytest.mark.usefixtures("here")

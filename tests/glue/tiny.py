@@ -12,7 +12,9 @@ import transformers
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.fine_tune import fine_tune
 from rrr_lightning.glue.plan import SETTINGS
-from rrr_lightning.jobs import Job, Outcome
+from rrr_lightning.jobs import Held, Job, Outcome
+from rrr_lightning.jobs.hold import RUNNER_LOCK
+from rrr_lightning.jobs.locks import holder
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 from tests.data.glue_files import write_parquet, write_tokenizer
 
@@ -69,8 +71,11 @@ def told(body: str, data: str, task: str = "rte", **changes: Any) -> dict[str, A
     return {**settings, **changes}
 
 
-def run_here(jobs: tuple[Job, ...], folder: Path, places: object, stream: Any) -> Outcome:
+def run_here(
+    jobs: tuple[Job, ...], folder: Path, places: object, stream: Any, held: Held
+) -> Outcome:
     """Runs fine-tuning jobs in this process, one after the other."""
+    assert holder(folder / RUNNER_LOCK) is not None
     outcome = Outcome()
     for job in jobs:
         assert all((folder / "jobs" / need / MARKER).exists() for need in job.needs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from rrr_lightning.jobs import Job, Outcome, Places, run_jobs
+from rrr_lightning.jobs import Held, Job, Outcome, Places, run_jobs
 
 ONE = Places(({},))
 TWO = Places(({}, {}))
@@ -23,8 +23,10 @@ def journal(home: Path) -> list[str]:
     return (home / "journal").read_text().split()
 
 
-def run(home: Path, *jobs: Job, places: Places = TWO) -> tuple[Outcome, list[str]]:
+def run(
+    home: Path, *jobs: Job, places: Places = TWO, held: Held | None = None
+) -> tuple[Outcome, list[str]]:
     """Runs the jobs; returns the outcome and what was printed."""
     stream = io.StringIO()
-    outcome = run_jobs(jobs, home, places, stream)
+    outcome = run_jobs(jobs, home, places, stream, held)
     return outcome, stream.getvalue().splitlines()
