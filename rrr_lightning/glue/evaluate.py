@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.comparable import check_comparable
-from rrr_lightning.glue.plan import SETTINGS, Plan, Run, chosen_tasks, make_plan
+from rrr_lightning.glue.plan import SETTINGS, Plan, Run, check_start, chosen_tasks, make_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
@@ -68,6 +68,7 @@ def evaluate(
     if other is not None:
         check_comparable(read_record(other, "--compare"), merged, other)
     plan = _plan(merged, names, table, home)
+    check_start(plan)
     known: dict[str, Any] = {}
     places = None
     if plan.left:

@@ -14,6 +14,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import Protocol
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.jobs import Job
+from rrr_lightning.jobs.process import MARKER
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"
@@ -115,10 +116,10 @@ def make_plan(
     notes: list[str] = []
     if followers and source not in wanted:
         wanted = {source: False, **wanted}
-        names = ", ".join(followers)
-        notes.append(f"{names} start from MNLI, which is fine-tuned first and not reported.")
-    # Kept although nobody may start from it in this call: a later one can ask for more tasks.
-    is_start = any(cell.start == "mnli" for cell in protocol.tasks.values())
+        what = "MNLI, which is fine-tuned first and not reported"
+        if (home / _name(*source) / MARKER).exists():
+            what = f"the finished run of MNLI with seed {source[1]}"
+        notes.append(f"{', '.join(followers)} start from {what}.")
     runs, jobs = [], []
     for (task, seed), reported in wanted.items():
         cell = protocol.tasks[task]
@@ -129,7 +130,8 @@ def make_plan(
             "seed": seed,
             "checkpoint": str(start),
             "data": data,
-            "save_network": is_start and (task, seed) == source,
+            # Also where nobody starts from it in this call: a later one can ask for more tasks.
+            "save_network": (task, seed) == source,
             "predict_test": predict_test,
         }
         del told["seeds"]
@@ -142,6 +144,23 @@ def make_plan(
         runs.append(run)
         jobs.append(Job(run.name, _command(run), run.folder, seconds, needs))
     return Plan(tuple(runs), tuple(jobs), tuple(notes))
+
+
+def check_start(plan: Plan) -> None:
+    """Refuses a plan in which runs would start from a finished one that has kept no network.
+
+    Raises:
+        InputError: There is one, as in folders of earlier versions.
+    """
+    folders = {run.name: run.folder for run in plan.runs}
+    for source in {folders[name] for job in plan.jobs if not job.finished for name in job.needs}:
+        if (source / MARKER).exists() and not (source / NETWORK).exists():
+            raise InputError(
+                "a finished run of MNLI has kept no network that tasks could start from",
+                key="--out",
+                found=str(source),
+                accepted="the same call after this folder has been removed",
+            )
 
 
 def _name(task: str, seed: int) -> str:

@@ -157,9 +157,6 @@ def merge(record: Record, folder: Path) -> Record:
             if known is not None and known.with_seeds(cell.seeds) != cell:
                 what = f"{protocol}, with other settings of {task}"
                 _same(folder, what, known, cell, before.protocol)
-    if before.starts_from_mnli and record.starts_from_mnli:
-        what = "another protocol: a network that starts from another seed of MNLI"
-        _same(folder, what, before.mnli_seed, record.mnli_seed)
     if record.predict_test and not before.predict_test and any(folder.glob(f"jobs/*/{MARKER}")):
         raise InputError(
             f"the finished runs in {folder} have not predicted the test splits",
@@ -170,13 +167,15 @@ def merge(record: Record, folder: Path) -> Record:
     for task, cell in record.tasks.items():
         seeds = (*tasks[task].seeds, *cell.seeds) if task in tasks else cell.seeds
         tasks[task] = cell.with_seeds(tuple(dict.fromkeys(seeds)))
-    source = before if before.starts_from_mnli else record
+    # The run of MNLI that a folder has is the one that tasks start from, whatever the call's seeds.
+    seed = (before if before.starts_from_mnli or "mnli" in before.tasks else record).mnli_seed
+    start = before.start or record.start
     merged = dataclasses.replace(
         record,
         tasks=tasks,
         predict_test=before.predict_test or record.predict_test,
-        mnli_seed=source.mnli_seed,
-        start=before.start or record.start,
+        mnli_seed=seed,
+        start=None if start is None else start.with_seeds([seed]),
     )
     return _named(merged)
 

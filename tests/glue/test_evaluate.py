@@ -72,6 +72,33 @@ def test_published_starts_from_mnli_and_does_not_report_it(
     assert plan["start"]["max_steps"] == 4
 
 
+FEW = {"max_steps": 2, "batch_size": 8, "max_length": 32}
+
+
+@pytest.mark.usefixtures("here")
+def test_tasks_start_from_the_mnli_of_an_earlier_call(body: str, data: str, tmp_path: Path) -> None:
+    few = {"every_task": FEW}
+    run(body, data, tmp_path / "a", "mnli", settings=few, seeds=[1, 2])
+    _, text = run(body, data, tmp_path / "a", "rte", settings=few, seeds=[2])
+    assert text.startswith("rte start from the finished run of MNLI with seed 1.\n")
+    assert "\n1 jobs run" in text
+    told = json.loads((tmp_path / "a" / "jobs" / "rte-2" / "settings.json").read_text())
+    assert told["checkpoint"] == str(tmp_path / "a" / "jobs" / "mnli-1" / "network.ckpt")
+    # Under a protocol in which nothing starts from MNLI unless it is said.
+    out, more = tmp_path / "b", {**few, "rte": {"start": "mnli", "seeds": [5]}}
+    run(body, data, out, "mnli", protocol="quick", settings=few)
+    _, text = run(body, data, out, "rte", protocol="quick", settings=more)
+    assert "\n1 jobs run" in text
+    # A folder of an earlier version kept no network.
+    (out / "jobs" / "mnli-19" / "network.ckpt").unlink()
+    more["rte"]["seeds"] = [6]
+    with pytest.raises(InputError, match=r"--out: a finished run of MNLI has kept .*jobs/mnli-19'"):
+        run(body, data, out, "rte", protocol="quick", settings=more)
+    shutil.rmtree(out / "jobs" / "mnli-19")
+    _, text = run(body, data, out, "rte", protocol="quick", settings=more)
+    assert "\n2 jobs run" in text
+
+
 @pytest.mark.usefixtures("here")
 def test_results_do_not_depend_on_the_interruption(
     body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

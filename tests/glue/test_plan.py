@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.plan import Plan, chosen_tasks, make_plan
+from rrr_lightning.glue.plan import NETWORK, Plan, check_start, chosen_tasks, make_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.jobs.process import MARKER
 
 
 def plan_of(tasks: str, protocol: Protocol | None = None, **settings: object) -> Plan:
@@ -55,6 +56,28 @@ def test_a_prerequisite_predicts_test_splits_for_a_call_that_asks_for_it_later()
     }
 
 
+def test_the_first_run_of_mnli_is_kept_under_every_protocol() -> None:
+    for name in ("published", "quick", "single"):
+        plan = plan_of("mnli,cola", find_protocol(name, seeds=[1, 2]))
+        assert [run.name for run in plan.runs if run.settings["save_network"]] == ["mnli-1"]
+
+
+def test_a_finished_run_of_mnli_is_not_announced_as_one_to_come(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs" / "mnli-4"
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+    plan = make_plan(("rte",), find_protocol(), "a", "data", tmp_path, mnli_seed=4)
+    assert plan.notes == ("rte start from the finished run of MNLI with seed 4.",)
+    with pytest.raises(InputError) as refused:
+        check_start(plan)
+    assert str(refused.value) == (
+        "--out: a finished run of MNLI has kept no network that tasks could start from; "
+        f"found '{folder}'; accepted: the same call after this folder has been removed"
+    )
+    (folder / NETWORK).touch()
+    check_start(plan)
+
+
 def test_the_run_that_others_start_from_is_named() -> None:
     assert [run.name for run in plan_of("mnli,rte").runs if run.is_start] == ["mnli-19"]
     assert not any(run.is_start for run in plan_of("mnli,cola").runs)
@@ -65,9 +88,6 @@ def test_light_protocols_have_no_prerequisites() -> None:
     plan = plan_of("rte,mrpc", find_protocol("quick"))
     assert {run.task for run in plan.runs} == {"rte", "mrpc"}
     assert all(job.needs == () for job in plan.jobs)
-    assert not any(
-        run.settings["save_network"] for run in plan_of("mnli", find_protocol("quick")).runs
-    )
 
 
 def test_chosen_seeds_replace_the_start_too() -> None:

@@ -145,12 +145,21 @@ def test_other_evaluations_are_not_mixed(
         merge(dataclasses.replace(record, **change), tmp_path)  # type: ignore[arg-type]
 
 
-def test_another_start_from_mnli_is_another_protocol(tmp_path: Path) -> None:
-    first = make_record("x", "data", ("rte",), find_protocol("published", seeds=(1,)), False)
-    first.write(tmp_path)
-    second = make_record("x", "data", ("rte",), find_protocol("published", seeds=(2,)), False)
-    with pytest.raises(InputError, match="starts from another seed of MNLI; found 1"):
-        merge(second, tmp_path)
+@pytest.mark.parametrize("first", ["rte", "mnli"])
+def test_later_calls_start_from_the_run_of_mnli_that_is_there(first: str, tmp_path: Path) -> None:
+    make_record("x", "data", (first,), find_protocol(seeds=(1, 2)), False).write(tmp_path)
+    second = make_record("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
+    merged = merge(second, tmp_path)
+    assert (merged.mnli_seed, merged.cells["mnli"].seeds[0]) == (1, 1)
+    assert merged.start is not None
+    assert merged.start.seeds == (1,)
+    assert [run.name for run in merged.runs(tmp_path) if run.is_start] == ["mnli-1"]
+
+
+def test_a_folder_without_mnli_has_no_seed_of_it(tmp_path: Path) -> None:
+    make_record("x", "data", ("cola",), find_protocol(seeds=(1,)), False).write(tmp_path)
+    second = make_record("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
+    assert merge(second, tmp_path).mnli_seed == 2
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
