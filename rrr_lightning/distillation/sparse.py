@@ -24,6 +24,7 @@ from rrr_lightning.errors import InputError, did_you_mean
 Kind = Literal["dense", "top_k", "sampled"]
 Arrays = dict[str, npt.NDArray[np.generic]]
 CHUNK_ELEMENTS = 2**22  # rows x classes that are sampled at once, as float64
+LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,17 @@ class Encoding:
         Args:
             rows_NC: Logits of any precision.
             chance_N: For each row a random number in [0, 1), float64; only `sampled` uses it.
+
+        Raises:
+            InputError: Raw logits are to be kept that 16 bits cannot hold.
         """
         rows_NC = rows_NC.float()
         if self.kind == "dense":
             top_N = self._numbers(rows_NC.argmax(dim=1))
             if self.temperature is not None:  # a softmax does not see it, and halves are finer at 0
                 rows_NC = rows_NC - rows_NC.amax(dim=1, keepdim=True)
+            else:
+                _check_range(rows_NC)
             return {"rows": _half(rows_NC), "top": top_N}
         if self.kind == "top_k":
             log_p_NC = F.log_softmax(rows_NC / self.softness, dim=1)
@@ -210,6 +216,23 @@ class SparseTargets:
         return SparseTargets(*map(change, parts))
 
 
+def _check_range(rows_NC: Tensor) -> None:
+    largest = float(rows_NC.abs().max()) if rows_NC.numel() else 0.0
+    if largest > LARGEST:
+        raise InputError(
+            "the loss needs logits of the teachers as they are, and 16 bits cannot hold them",
+            key="distillation.loss",
+            found=f"{largest:.6g}",
+            accepted=f"logits of at most {LARGEST:,.0f}, or a loss of probabilities, such as "
+            "KLDivergence",
+        )
+
+
 def _half(values: Tensor) -> npt.NDArray[np.generic]:
-    halves: npt.NDArray[np.generic] = values.cpu().numpy().astype(np.float16)
+    """Returns numbers in 16 bits.
+
+    Logarithms below the range become its lowest number, whose probability is zero as well: minus
+    infinity times a probability of zero would be NaN.
+    """
+    halves: npt.NDArray[np.generic] = values.clamp(min=-LARGEST).cpu().numpy().astype(np.float16)
     return halves

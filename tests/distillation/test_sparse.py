@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -98,3 +99,23 @@ def test_bytes_per_row_are_what_is_stored(kind: Any, columns: int) -> None:
 def test_bad_encodings_are_refused(kind: Any, count: int) -> None:
     with pytest.raises(InputError, match=r"^--(kind|classes): "):
         Encoding(kind, CLASSES, count, 1.0)
+
+
+@pytest.mark.parametrize("logit", [65_504.0, 65_505.0, -1e9])
+def test_raw_logits_that_16_bits_cannot_hold_are_refused(logit: float) -> None:
+    teacher = rows(2)
+    teacher[3, 5] = logit
+    raw = Encoding("dense", CLASSES, 0, None)
+    if logit == 65_504:
+        assert kept(raw, teacher).log_p[3, 5] == logit
+        return
+    with pytest.raises(InputError, match=r"^distillation\.loss: .*16 bits.*of at most 65,504, or"):
+        raw.encode(teacher, chance(0))
+
+
+@pytest.mark.parametrize("kind", ["dense", "top_k", "sampled"])
+def test_what_is_kept_of_a_shut_out_class_is_finite(kind: Any) -> None:
+    teacher = rows(2)
+    teacher[:, 2:] = -1e9
+    arrays = Encoding(kind, CLASSES, 6, 2.0).encode(teacher, chance(0))
+    assert all(np.isfinite(array).all() for array in arrays.values())

@@ -118,6 +118,38 @@ def test_very_sure_networks_give_finite_gradients() -> None:
         assert torch.isfinite(slope).all()
 
 
+# ------------------------------------------------------------------------------ masked classes
+
+
+def masked(logits: Tensor) -> Tensor:
+    """Logits of 10 of the classes; the others are shut out, as by a large negative number."""
+    return logits.masked_fill(torch.arange(CLASSES) % 4 > 0, -1e9)
+
+
+# The reverse divergence of a class that only the teacher shuts out is as large as the number that
+# does so, and needs more of a row than samples.
+MASKED = [
+    (kind, loss, alike)
+    for kind in ("dense", "top_k", "sampled")
+    for loss in TEMPERED
+    for alike in (False, True)
+    if getattr(loss, "direction", "") != "reverse" or (alike and kind != "sampled")
+]
+
+
+@pytest.mark.parametrize(("kind", "loss", "alike"), MASKED, ids=repr)
+def test_classes_that_the_teacher_shuts_out_count_as_in_its_rows(
+    kind: Any, loss: Any, alike: bool
+) -> None:
+    encoding = Encoding(kind, CLASSES, 12, loss.temperature)
+    student, teacher = masked(rows(1)) if alike else rows(1), masked(rows(2))
+    value, slope = gradient(loss_against(loss, encoding), student, kept(encoding, teacher))
+    expected, expected_slope = gradient(loss, student, teacher)
+    assert torch.isfinite(expected)
+    torch.testing.assert_close(value, expected, **HALF)
+    torch.testing.assert_close(slope, expected_slope, **HALF)
+
+
 # ------------------------------------------------------------------------------ samples
 
 
