@@ -13,8 +13,8 @@ from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.data.stored_tokenizer import tokenizer_from
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.fine_tune import make_data, settings_of
+from rrr_lightning.glue.fingerprint import CHECKPOINTS
 from rrr_lightning.glue.plan import Run
-from rrr_lightning.glue.record import CHECKPOINTS
 from rrr_lightning.jobs import Places
 from rrr_lightning.jobs.places import cores
 from rrr_lightning.models import hugging_face

@@ -8,26 +8,19 @@ tasks start from.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.fingerprint import fingerprint, is_same
 from rrr_lightning.glue.plan import Run, make_plan
 from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
 from rrr_lightning.glue.results import Results, collect
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
-from rrr_lightning.models.vocabulary import HUB_ID
 
 NAME = "plan.json"
-CHECKPOINTS = (
-    "a checkpoint of a text model of this library, a Hugging Face folder with its tokenizer, or a "
-    "hub id"
-)
-WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # files, and no names on the hub
 
 
 @dataclass(frozen=True)
@@ -148,7 +141,8 @@ def merge(record: Record, folder: Path) -> Record:
         _check_new(folder)
         return record
     before = read_record(folder, "--out")
-    _same(folder, "another checkpoint", before.fingerprint, record.fingerprint, before.checkpoint)
+    if not is_same(record.checkpoint, before.fingerprint, record.fingerprint):
+        _refuse(folder, "another checkpoint", before.checkpoint)
     _same(folder, "other data", before.data, record.data)
     protocol = f"another protocol ({before.protocol})"
     _same(folder, protocol, base_name(before.protocol), base_name(record.protocol))
@@ -180,26 +174,6 @@ def merge(record: Record, folder: Path) -> Record:
     return _named(merged)
 
 
-def fingerprint(checkpoint: str) -> str:
-    """Returns what tells a checkpoint from others: a hash of its content, or a hub id.
-
-    Raises:
-        InputError: There is no such file or folder, and it is no hub id.
-    """
-    path = Path(checkpoint).expanduser()
-    if path.is_file():
-        return sha256_of(path)
-    if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file())
-        content = "".join(f"{each.relative_to(path)} {sha256_of(each)}\n" for each in files)
-        return hashlib.sha256(content.encode()).hexdigest()
-    if not HUB_ID.fullmatch(checkpoint) or path.suffix in WEIGHTS:
-        raise InputError(
-            "no such file or folder", key="--checkpoint", found=checkpoint, accepted=CHECKPOINTS
-        )
-    return checkpoint
-
-
 def _settings(values: dict[str, Any]) -> TaskSettings:
     """Settings as `plan.json` has them."""
     return TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
@@ -226,9 +200,13 @@ def _check_new(folder: Path) -> None:
 
 def _same(folder: Path, what: str, before: object, now: object, found: object = None) -> None:
     if before != now:
-        raise InputError(
-            f"{folder} holds results of {what}",
-            key="--out",
-            found=before if found is None else found,
-            accepted="another folder, or the same checkpoint, data and protocol",
-        )
+        _refuse(folder, what, before if found is None else found)
+
+
+def _refuse(folder: Path, what: str, found: object) -> NoReturn:
+    raise InputError(
+        f"{folder} holds results of {what}",
+        key="--out",
+        found=found,
+        accepted="another folder, or the same checkpoint, data and protocol",
+    )

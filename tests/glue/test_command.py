@@ -9,7 +9,7 @@ import pytest
 
 from rrr_lightning.__main__ import main as rrr
 from rrr_lightning.glue import command
-from rrr_lightning.glue.record import CHECKPOINTS
+from rrr_lightning.glue.fingerprint import CHECKPOINTS
 from rrr_lightning.jobs import Outcome
 from tests.glue.made import evaluation
 from tests.glue.tiny import write_body

@@ -57,6 +57,15 @@ def test_a_report_and_nothing_to_do_the_second_time(body: str, data: str, tmp_pa
 
 
 @pytest.mark.usefixtures("here")
+def test_the_output_may_lie_in_the_folder_of_the_checkpoint(data: str, tmp_path: Path) -> None:
+    body = write_body(tmp_path / "body")
+    run(str(body), data, body / "glue", "rte", protocol="quick")
+    (body / "README.md").write_text("what it is worth on GLUE")
+    _, text = run(str(body), data, body / "glue", "rte", protocol="quick")
+    assert "0 jobs run" in text
+
+
+@pytest.mark.usefixtures("here")
 def test_published_starts_from_mnli_and_does_not_report_it(
     body: str, data: str, tmp_path: Path
 ) -> None:

@@ -13,9 +13,9 @@ import transformers
 
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.fingerprint import CHECKPOINTS
 from rrr_lightning.glue.inputs import look_at
 from rrr_lightning.glue.plan import Run
-from rrr_lightning.glue.record import CHECKPOINTS
 from rrr_lightning.jobs import Places
 from rrr_lightning.models.image_classifier import ImageClassifier
 from tests.data.glue_files import write_parquet, write_tokenizer

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.record import Record, fingerprint, make_record, merge, read_record
+from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 
@@ -177,21 +180,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             merge(record_of(), tmp_path / out)
 
 
-@pytest.mark.parametrize("name", ["none.ckpt", "no/such/folder", "/nowhere/at/all"])
-def test_a_checkpoint_that_is_not_there(name: str) -> None:
-    with pytest.raises(InputError, match=f"--checkpoint: no such file or folder; found '{name}'"):
-        fingerprint(name)
-
-
-def test_checkpoints_are_told_apart_by_their_content(tmp_path: Path) -> None:
-    file, folder = tmp_path / "a.ckpt", tmp_path / "folder"
-    file.write_bytes(b"1")
-    folder.mkdir()
-    (folder / "x").write_bytes(b"1")
-    before = fingerprint(str(file)), fingerprint(str(folder))
-    assert fingerprint(str(file)) == before[0]
-    (folder / "x").write_bytes(b"2")
-    file.write_bytes(b"2")
-    assert fingerprint(str(file)) != before[0]
-    assert fingerprint(str(folder)) != before[1]
-    assert fingerprint("hub/name") == "hub/name"
+def test_a_folder_of_an_earlier_version_goes_on_and_forgets_its_hash(tmp_path: Path) -> None:
+    body, out = tmp_path / "body", tmp_path / "out"
+    (body / "logs").mkdir(parents=True)
+    for name in ("config.json", "README.md", "logs/a.txt"):
+        (body / name).write_text(name)
+    now = fingerprint(str(body))
+    record = dataclasses.replace(record_of(), checkpoint=str(body), fingerprint=now)
+    files = ("README.md", "config.json", "logs/a.txt")
+    content = "".join(f"{name} {sha256_of(body / name)}\n" for name in files)
+    before = hashlib.sha256(content.encode()).hexdigest()
+    dataclasses.replace(record, fingerprint=before).write(out)
+    assert merge(record, out).fingerprint == now != before
+    (body / "README.md").write_text("changed")
+    with pytest.raises(InputError, match="results of another checkpoint"):
+        merge(record, out)
