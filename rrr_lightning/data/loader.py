@@ -74,10 +74,27 @@ class _Guarded(Dataset[Any]):
 
 
 def automatic_workers(devices: int) -> int:
-    """Returns one less than a device's share of the cores, at most 16."""
+    """Returns one less than a device's share of the cores, at most 16.
+
+    Args:
+        devices: The devices of this machine. They share the cores that this process may use, except
+            where SLURM has started one task per device: then these are the task's own.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(0, min(16, cores // devices - 1))
+    of_task = _cores_of_task(devices)
+    share = cores // devices if of_task is None else min(cores, of_task)
+    return max(0, min(16, share - 1))
+
+
+def _cores_of_task(devices: int) -> int | None:
+    """Returns the cores of this SLURM task, None where it is not one of a single device."""
+    found = os.environ.get
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # then a task holds all devices of a node
+    if by_torchrun or found("SLURM_NTASKS_PER_NODE") != str(devices):
+        return None
+    cores = found("SLURM_CPUS_PER_TASK", "")
+    return int(cores) if cores.isdecimal() else None
 
 
 def _unchanged(batch: Any) -> Any:

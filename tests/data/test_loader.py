@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rrr_lightning.data.loader import BatchLoader
+from rrr_lightning.data.loader import BatchLoader, automatic_workers
 from rrr_lightning.data.sampling import BatchPlan, Key, KeyedBatches, ShardedBatches
 from rrr_lightning.errors import InputError
 from tests.data.toy import Numbered
@@ -57,3 +57,35 @@ def test_workers_end_at_once_in_the_middle_of_endless_batches() -> None:
     start = time.perf_counter()
     loader.close()
     assert time.perf_counter() - start < 4  # a worker left to the collector takes 5 seconds
+
+
+SLURM = {"SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "12"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "variables", "workers"),
+    [
+        (96, 8, {}, 11),  # all processes on the same cores
+        (96, 8, {"TORCHELASTIC_RUN_ID": "run"}, 11),
+        (12, 8, SLURM, 11),  # a task is bound to its own cores
+        (96, 8, SLURM, 11),  # or is not bound at all
+        (1, 8, SLURM, 0),
+        (96, 8, {**SLURM, "TORCHELASTIC_RUN_ID": "run"}, 11),
+        (96, 8, {"SLURM_NTASKS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "96"}, 11),
+        (8, 8, {"SLURM_NTASKS_PER_NODE": "8"}, 0),
+        (64, 1, {}, 16),
+    ],
+)
+def test_workers_have_the_share_of_a_device(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    devices: int,
+    variables: dict[str, str],
+    workers: int,
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert automatic_workers(devices) == workers

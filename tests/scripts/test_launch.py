@@ -38,13 +38,17 @@ def starts(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 Starts = Callable[..., subprocess.CompletedProcess[str]]
-SLURMS = {"SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8"}
+SLURMS = {
+    "SLURM_JOB_NUM_NODES": "4",
+    "SLURM_NTASKS_PER_NODE": "8",
+    "SLURM_CPUS_PER_TASK": "12",
+}
 
 
 @pytest.mark.parametrize(
     ("script", "variables", "launcher"),
     [
-        (SLURM, SLURMS, ["--kill-on-bad-exit=1", "python"]),
+        (SLURM, SLURMS, ["--cpus-per-task=12", "--kill-on-bad-exit=1", "python"]),
         (TORCHRUN, {"GPUS": "8"}, ["--nnodes", "1", "--nproc-per-node", "8", "--standalone"]),
         (
             TORCHRUN,
