@@ -25,7 +25,7 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 FIVE_SEEDS = (19, 8364, 717, 10536, 90166)
 EVERY_TASK = "every_task"
-NOT_IN_THE_AVERAGE = "wnli"
+SEEDS = "different whole numbers, such as [19, 717]"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def find_protocol(
         name: `published`, `quick` or `single`.
         overrides: A mapping, or a YAML file with one, from a task or `every_task` to values by the
             names of `TaskSettings`, for example `{"every_task": {"max_steps": 100}}`.
-        seeds: Seeds for every task.
+        seeds: Seeds for every task, over those of the protocol and of `overrides`.
 
     Raises:
         InputError: There is no such protocol, task or setting, or a value is out of range.
@@ -148,13 +148,10 @@ def find_protocol(
             accepted=", ".join(PROTOCOLS),
         )
     cells = _read(overrides)
-    if seeds is not None:
-        cells[EVERY_TASK] = {**cells.get(EVERY_TASK, {}), "seeds": list(seeds)}
     table = dict(PROTOCOLS[name].tasks)
     # What is said of one task holds over what is said of all.
     for task, values in sorted(cells.items(), key=lambda item: item[0] != EVERY_TASK):
-        names = list(table) if task == EVERY_TASK else [find_task(task, "--settings").name]
-        for each in names:
+        for each in list(table) if task == EVERY_TASK else [task]:
             table[each] = _replace(table[each], values, f"--settings {task}")
     if table["mnli"].start == "mnli":
         raise InputError(
@@ -163,6 +160,9 @@ def find_protocol(
             found="mnli",
             accepted="checkpoint",
         )
+    if seeds is not None:
+        chosen = _checked("seeds", list(seeds), "--seeds")
+        table = {task: cell.with_seeds(chosen) for task, cell in table.items()}
     return Protocol(name_of(name, table), table)
 
 
@@ -205,35 +205,64 @@ def _read(overrides: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
             found=cells,
             accepted=f"settings by task, for example `{EVERY_TASK}: {{epochs: 3}}`",
         )
-    return dict(cells)
+    named: dict[str, Any] = {}
+    for key, values in cells.items():
+        task = key if key == EVERY_TASK else find_task(str(key), "--settings").name
+        if task in named:
+            raise InputError(
+                f"names {task} twice", key="--settings", found=", ".join(map(str, cells))
+            )
+        named[task] = values
+    return named
 
 
 def _replace(settings: TaskSettings, values: Mapping[str, Any], key: str) -> TaskSettings:
     """Replaces cells by checked values."""
-    checked = {}
-    for name, value in values.items():
+    for name in values:
         if name not in _CELLS:
             hint = did_you_mean(str(name), _CELLS)
             raise InputError(f"no such setting{hint}", key=f"{key}.{name}")
-        convert, fits, accepted = _CELLS[name]
-        try:
-            checked[name] = convert(value)
-            good = fits(checked[name])
-        except (TypeError, ValueError, OverflowError):
-            good = False
-        if not good:
-            raise InputError("out of range", key=f"{key}.{name}", found=value, accepted=accepted)
+    checked = {name: _checked(name, value, f"{key}.{name}") for name, value in values.items()}
     return dataclasses.replace(settings, **checked)
 
 
+def _checked(name: str, value: Any, key: str) -> Any:
+    """The value of a setting; `key` is what a message calls it."""
+    convert, fits, accepted = _CELLS[name]
+    try:
+        found = convert(value)
+        good = fits(found)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise InputError("out of range", key=key, found=value, accepted=accepted)
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return float(value)
+
+
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or float(value) != int(float(value)):
+    """A whole number to the last digit, which floats have up to 2**53."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    number = _number(value)
+    if isinstance(value, int):
+        return value
+    if number != int(number) or abs(number) > 2**53:
         raise ValueError(value)
-    return int(float(value))
+    return int(number)
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    return tuple(_whole(each) for each in ([value] if isinstance(value, int) else value))
+    if isinstance(value, int):
+        return (_whole(value),)
+    if not isinstance(value, list | tuple):
+        raise TypeError(value)
+    return tuple(map(_whole, value))
 
 
 def _steps(value: Any) -> int | None:
@@ -243,13 +272,13 @@ def _steps(value: Any) -> int | None:
 # How the value of a setting is read, whether it fits, and what is accepted. YAML takes 1e-4 for
 # text, so numbers are converted.
 _CELLS: dict[str, tuple[Any, Any, str]] = {
-    "epochs": (float, lambda value: 0 < value < math.inf, "a number above 0"),
+    "epochs": (_number, lambda value: 0 < value < math.inf, "a number above 0"),
     "batch_size": (_whole, lambda value: value > 0, "a whole number from 1"),
-    "learning_rate": (float, lambda value: 0 < value < math.inf, "a number above 0"),
-    "weight_decay": (float, lambda value: 0 <= value < math.inf, "a number from 0"),
-    "seeds": (_seeds, lambda value: value and len(set(value)) == len(value), "different numbers"),
+    "learning_rate": (_number, lambda value: 0 < value < math.inf, "a number above 0"),
+    "weight_decay": (_number, lambda value: 0 <= value < math.inf, "a number from 0"),
+    "seeds": (_seeds, lambda value: value and len(set(value)) == len(value), SEEDS),
     "start": (str, {"checkpoint", "mnli"}.__contains__, "checkpoint or mnli"),
-    "warmup_fraction": (float, lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "warmup_fraction": (_number, lambda value: 0 <= value < 1, "a number in [0, 1)"),
     "max_length": (_whole, lambda value: value >= 8, "a whole number from 8"),
     "precision": (str, {"bf16", "32"}.__contains__, "bf16 or 32"),
     "max_steps": (_steps, lambda value: value is None or value > 0, "a whole number from 1"),

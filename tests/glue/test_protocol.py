@@ -86,6 +86,27 @@ def test_seeds_hold_for_every_task() -> None:
     assert find_protocol("quick").name == "quick"
 
 
+def test_seeds_of_the_call_hold_over_those_of_the_settings() -> None:
+    settings = {"every_task": {"seeds": [1]}, "rte": {"seeds": [2, 3], "epochs": 1}}
+    protocol = find_protocol("quick", settings, seeds=[4, 5])
+    assert {cell.seeds for cell in protocol.tasks.values()} == {(4, 5)}
+    assert protocol.tasks["rte"].epochs == 1
+    for seeds in ([1, 1], []):
+        with pytest.raises(InputError) as refused:
+            find_protocol("quick", settings, seeds=seeds)
+        assert str(refused.value) == (
+            f"--seeds: out of range; found {seeds}; accepted: different whole numbers, such as "
+            "[19, 717]"
+        )
+
+
+def test_whole_numbers_are_read_to_the_last_digit() -> None:
+    seeds = [2**53 + 1, 2**64 + 1, str(2**53 + 3), 5.0]
+    cell = find_protocol("quick", {"rte": {"seeds": seeds, "max_steps": "1e3"}}).tasks["rte"]
+    assert cell.seeds == (2**53 + 1, 2**64 + 1, 2**53 + 3, 5)
+    assert cell.max_steps == 1000
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -102,6 +123,18 @@ def test_seeds_hold_for_every_task() -> None:
         ({"rte": {"learning_rate": "much"}}, "rte.learning_rate: out of range; found 'much'"),
         ({"rte": {"seeds": [1, 1]}}, "rte.seeds: out of range"),
         ({"rte": {"seeds": []}}, "rte.seeds: out of range"),
+        ({"rte": {"seeds": "19"}}, "rte.seeds: out of range; found '19'; accepted: different whol"),
+        ({"rte": {"seeds": {1: 2}}}, "rte.seeds: out of range"),
+        ({"rte": {"seeds": [2.0**53 + 2]}}, "rte.seeds: out of range"),
+        ({"rte": {"epochs": True}}, "rte.epochs: out of range; found True; accepted: a number"),
+        ({"rte": {"weight_decay": False}}, "rte.weight_decay: out of range; found False"),
+        ({1: {"epochs": 1}}, "--settings: no task of GLUE; found '1'; accepted: cola"),
+        ({None: {"epochs": 1}}, "--settings: no task of GLUE.*; found 'None'"),
+        ({"rte": {1: 2}}, "--settings rte.1: no such setting"),
+        (
+            {"SST-2": {"epochs": 1}, "rte": {}, "sst2": {"epochs": 2}},
+            "--settings: names sst2 twice; found 'SST-2, rte, sst2'",
+        ),
         ({"rte": {"start": "mnl"}}, "rte.start: out of range; found 'mnl'; accepted: checkpoint"),
         ({"rte": {"warmup_fraction": 1}}, "accepted: a number in"),
         ({"every_task": {"max_steps": 0}}, "--settings every_task.max_steps: out of range"),
