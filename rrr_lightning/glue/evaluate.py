@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from rrr_lightning.errors import InputError
 from rrr_lightning.glue.comparable import check_comparable
 from rrr_lightning.glue.plan import SETTINGS, Plan, Run, check_start, chosen_tasks, make_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
@@ -15,7 +14,7 @@ from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
 from rrr_lightning.glue.results import JSON, TABLE, Results, check_rows
 from rrr_lightning.glue.side_by_side import write_comparison
-from rrr_lightning.glue.submission import write_submission
+from rrr_lightning.glue.submission import check_writable, write_submission, zip_file
 from rrr_lightning.jobs import Outcome, find_places, hold, run_jobs
 from rrr_lightning.jobs.process import write_json
 
@@ -61,7 +60,7 @@ def evaluate(
     table = find_protocol(protocol, settings, seeds)
     names = chosen_tasks(tasks)
     home = Path(out).expanduser().absolute()
-    archive = None if submission is None else _zip_file(submission)
+    archive = None if submission is None else zip_file(submission)
     record = make_record(checkpoint, data, names, table, archive is not None)
     merged = merge(record, home)
     other = None if compare_with is None else Path(compare_with).expanduser().absolute()
@@ -81,6 +80,8 @@ def evaluate(
         known = {"rows": rows, "samples_per_second": speed}
         for note in plan.notes:
             say(note + "\n")
+    if archive is not None:
+        check_writable(archive)
     with hold(home) as held:
         # Once more: another call may have written here while this one looked at its data.
         merged = merge(record, home)
@@ -126,13 +127,6 @@ def _report(record: Record, home: Path, say: Callable[[str], object]) -> Results
     for file in (JSON, TABLE, MARKDOWN, *([PICTURE] if results.tasks else [])):
         say(f"{home / file}\n")
     return results
-
-
-def _zip_file(path: str | Path) -> Path:
-    found = Path(path).expanduser()
-    if found.suffix != ".zip":
-        raise InputError("is no zip file", key="--submission", found=str(path), accepted="x.zip")
-    return found
 
 
 def _submit(

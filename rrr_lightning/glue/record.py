@@ -137,8 +137,7 @@ def merge(record: Record, folder: Path) -> Record:
     Raises:
         InputError: The folder is of another checkpoint, other data or another protocol.
     """
-    if not (folder / NAME).exists():
-        _check_new(folder)
+    if _is_new(folder):
         return record
     before = read_record(folder, "--out")
     if not is_same(record.checkpoint, before.fingerprint, record.fingerprint):
@@ -184,18 +183,27 @@ def _named(record: Record) -> Record:
     return dataclasses.replace(record, protocol=name_of(record.protocol, record.cells))
 
 
-def _check_new(folder: Path) -> None:
-    """Refuses a folder that holds something else, and what can be no folder."""
-    above = next(path for path in (folder, *folder.parents) if path.exists())
+def _is_new(folder: Path) -> bool:
+    """Whether no evaluation is there; refuses what holds something else, or can be no folder."""
+    try:
+        if (folder / NAME).exists():
+            return False
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(
+            f"cannot be a folder ({error.strerror})", key="--out", found=str(folder)
+        ) from error
     if not above.is_dir():
         raise InputError("is a file", key="--out", found=str(above), accepted="a folder")
-    if above == folder and any(not path.name.startswith(".") for path in folder.iterdir()):
+    if any(not name.startswith(".") for name in names):
         raise InputError(
             "holds other files",
             key="--out",
             found=str(folder),
             accepted="a new folder, or one that `rrr glue --out` wrote",
         )
+    return True
 
 
 def _same(folder: Path, what: str, before: object, now: object, found: object = None) -> None:

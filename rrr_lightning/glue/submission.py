@@ -37,6 +37,35 @@ FILES = (
 HEADER = "index\tprediction"
 
 
+def zip_file(path: str | Path) -> Path:
+    """Returns where a zip is to be written.
+
+    Raises:
+        InputError: The name is no zip file's, or a folder has it.
+    """
+    found = Path(path).expanduser()
+    if found.suffix != ".zip" or found.is_dir():
+        raise InputError("is no zip file", key="--submission", found=str(path), accepted="x.zip")
+    return found
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a zip, and sees whether a file can be written there.
+
+    Raises:
+        InputError: None can.
+    """
+    part = _part(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror})", key="--submission", found=str(path)
+        ) from error
+
+
 def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[str]:
     """Writes the zip; returns the names of the files that the server wants and that are not in it.
 
@@ -49,7 +78,7 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
         InputError: A run has not predicted its test splits.
     """
     folders = {(run.task, run.seed): run.folder for run in runs}
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = set()
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -83,6 +112,10 @@ def file_name(task: GlueTask, split: str) -> str:
         return f"{DIAGNOSTIC.folder}.tsv"
     suffix = {"test_matched": "-m", "test_mismatched": "-mm"}.get(split, "")
     return f"{task.folder}{suffix}.tsv"
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _content(task: GlueTask, predictions: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:

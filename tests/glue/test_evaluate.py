@@ -209,6 +209,28 @@ def test_test_predictions_go_into_a_zip(body: str, data: str, tmp_path: Path) ->
         run(body, data, tmp_path / "out", submission=tmp_path / "out.tsv")
 
 
+@pytest.mark.parametrize(
+    ("out", "submission", "message"),
+    [
+        ("/proc/glue", "x.zip", r"--out: cannot be written to \(.+\); found '/proc/glue'"),
+        ("out", "file/x.zip", r"--submission: cannot be written \(.+\); found '.*file/x\.zip'"),
+        ("out", "/proc/none/x.zip", r"--submission: cannot be written \(.+\); found '/proc"),
+        ("out", "folder.zip", r"--submission: is no zip file; found '.*folder\.zip'"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_job(
+    out: str, submission: str, message: str, body: str, data: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.zip").mkdir()
+    with pytest.raises(InputError, match=message):
+        run(
+            body, data, tmp_path / out, "rte",
+            protocol="quick", submission=tmp_path / submission,
+        )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.zip"]
+
+
 @pytest.mark.usefixtures("here")
 def test_a_prerequisite_can_be_submitted_later(body: str, data: str, tmp_path: Path) -> None:
     archive = tmp_path / "out.zip"

@@ -180,6 +180,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             merge(record_of(), tmp_path / out)
 
 
+def test_what_can_be_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--out: cannot be a folder \(File name too long\)"):
+        merge(record_of(), tmp_path / ("x" * 300))
+
+
 def test_a_folder_of_an_earlier_version_goes_on_and_forgets_its_hash(tmp_path: Path) -> None:
     body, out = tmp_path / "body", tmp_path / "out"
     (body / "logs").mkdir(parents=True)
