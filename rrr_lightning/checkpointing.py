@@ -6,7 +6,10 @@ leave a truncated file under the final name, which `--ckpt_path last` would then
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -21,6 +25,8 @@ from rrr_lightning.distillation.state_dicts import load_strictly, read_checkpoin
 from rrr_lightning.errors import InputError
 
 PART = ".part"
+
+logger = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,6 +65,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run folder: every n steps, at the end, and on SIGTERM.
 
+    Under SLURM, SIGUSR1 saves at the end of the optimizer step, hands the job back to the queue and
+    ends the run. Lightning's own handler, which this one takes the place of, would save in the
+    middle of whatever is going on, to a file that `--ckpt_path last` does not read.
+
     Args:
         every_n_steps: Optimizer steps between two saves.
     """
@@ -72,11 +82,26 @@ class RunCheckpoint(Checkpoint):
                 accepted="a whole number from 1",
             )
         self.every_n_steps = every_n_steps
-        self._saved_step = 0
+        self._saved_step = self._stepped = 0
+        self._is_leaving = False
+        self._notice: RequeueNotice | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens to SLURM before Lightning does, which leaves signals alone that are heard."""
+        if SLURMEnvironment.detect() and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            self._notice = RequeueNotice()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the step of a resumed run as saved."""
-        self._saved_step = trainer.global_step
+        self._saved_step = self._stepped = trainer.global_step
+        self._is_leaving = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends a run that goes back to the queue, once its last step has been logged."""
+        if self._is_leaving:
+            raise SIGTERMException
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,6 +110,14 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
+        if self._notice is None or step in (self._stepped, trainer.max_steps):
+            return
+        self._stepped = step
+        if self._notice.is_given(trainer):
+            self._is_leaving = True
+            self._save(trainer)
+            if trainer.is_global_zero:
+                requeue()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves when the run was stopped before its last step."""
@@ -97,12 +130,55 @@ class RunCheckpoint(Checkpoint):
         if isinstance(exception, SIGTERMException):
             self._save(trainer)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stops listening."""
+        if self._notice is not None:
+            self._notice.close()
+            self._notice = None
+
     def _save(self, trainer: Trainer) -> None:
         """Saves once per optimizer step; all ranks have to take part."""
         if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
         trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir), weights_only=False)
         self._saved_step = trainer.global_step
+
+
+class RequeueNotice:
+    """Hears SIGUSR1, by which SLURM says that the time of a job is nearly up."""
+
+    def __init__(self) -> None:
+        self._is_heard = False
+        self._former = signal.signal(signal.SIGUSR1, self._hear)
+
+    def _hear(self, *_: Any) -> None:
+        self._is_heard = True
+
+    def is_given(self, trainer: Trainer) -> bool:
+        """Whether any rank has heard it; all of them have to ask, after the same step."""
+        return trainer.strategy.reduce_boolean_decision(self._is_heard, all=False)
+
+    def close(self) -> None:
+        """Gives the signal back to whom it belonged."""
+        signal.signal(signal.SIGUSR1, self._former)
+
+
+def requeue() -> None:
+    """Hands this SLURM job back to the queue, which ends it; says so where that fails."""
+    found = os.environ
+    job = found.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in found:
+        job = f"{found['SLURM_ARRAY_JOB_ID']}_{found['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+        rank_zero_info(f"The time of job {job} is nearly up: saved, and handed back to the queue.")
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.warning(
+            "job %s is saved, but could not be handed back to the queue (%s); started again, it "
+            "goes on from there",
+            job,
+            error,
+        )
 
 
 def last_checkpoint(run_folder: str | Path) -> Path:

@@ -82,6 +82,12 @@ def test_what_is_started_is_a_fit_on_all_devices(
     assert (trainer["max_steps"], trainer["default_root_dir"]) == (7, "run")
 
 
+def test_slurm_announces_the_end_and_may_start_the_job_again() -> None:
+    options = {line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH")}
+    assert "#SBATCH --requeue" in options
+    assert "#SBATCH --signal=SIGUSR1@120" in options  # what `RunCheckpoint` hears
+
+
 @pytest.mark.parametrize("script", [SLURM, TORCHRUN])
 def test_without_configuration_or_folder_there_is_one_line(starts: Starts, script: Path) -> None:
     found = starts(script, "quickstart/baseline.yaml")
