@@ -104,7 +104,7 @@ def test_a_teacher_with_permuted_labels(refused: Refused) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "value", "message"),
-    [(10, float("nan"), "hold NaN or infinity"), (1, 0.0, "single column")],
+    [(10, float("nan"), "hold NaN or infinity"), (1, 0.0, "found 1; accepted: 10")],
 )
 def test_bad_teacher_rows(columns: int, value: float, message: str, refused: Refused) -> None:
     save_flat("flat.pt", value)

@@ -82,8 +82,8 @@ class TeacherProbe:
         """Runs every teacher once; does nothing from the second batch on.
 
         Raises:
-            InputError: Rows that are not [N, C] of the student's C, one column, NaN or infinity, or
-                an accuracy below the minimum.
+            InputError: Rows that are not [N, C] of the student's C, NaN or infinity, or an accuracy
+                below the minimum.
         """
         teachers, self._waiting = self._waiting, []
         for teacher in teachers:
@@ -140,6 +140,8 @@ def _try(teacher: Teacher, batch: Any) -> Tensor:
 
 def _targets(batch: Any, rows: Tensor) -> Tensor | None:
     """Returns the class of each row, shape [N], where the batch says so in a usual way."""
+    if rows.shape[1] == 1:  # scores: there are no classes
+        return None
     if isinstance(batch, Mapping):
         labels = batch.get("labels")
     else:

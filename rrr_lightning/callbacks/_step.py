@@ -93,6 +93,8 @@ class DistilledStep:
             # Means over rows, both of them; a step without rows has none, and its losses are zero.
             values = (task_loss.detach() / (factor or 1.0), mean.detach(), weight, agreement)
             self._to_log = dict(zip(LOGGED_KEYS, values, strict=False))
+            if student_rows.shape[1] == 1:  # scores have no top class to agree on
+                del self._to_log["train/agreement"]
             if answer.teacher is not None:
                 self._to_log["train/teacher"] = float(answer.teacher)
         return {**output, "loss": loss} if isinstance(output, Mapping) else loss

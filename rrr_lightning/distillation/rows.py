@@ -64,7 +64,7 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
         key: The config key that names the teacher, for the message.
 
     Raises:
-        InputError: Rows not [N, C], of another number of columns, of one column, or not finite.
+        InputError: Rows not [N, C], of another number of columns, or not finite.
     """
     if rows.ndim != 2:
         raise InputError(
@@ -72,13 +72,6 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
             key=key,
             found=tuple(rows.shape),
             accepted="two dimensions, rows and columns",
-        )
-    if rows.shape[1] < 2:
-        raise InputError(
-            "the teacher's rows have a single column, which no softmax can use",
-            key=key,
-            found=tuple(rows.shape),
-            accepted="two columns or more",
         )
     if schema.columns is not None and rows.shape[1] != schema.columns:
         raise InputError(
@@ -101,10 +94,16 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
 def compare_rows(rows: Tensor, others: Tensor) -> Tensor:
     """Returns how far two versions of the same rows [N, C] lie apart, as sums over rows.
 
+    Rows of one column are scores, which have no classes: they count as means of normal
+    distributions of variance 1, so that their divergence is half the squared difference.
+
     Returns:
         Three numbers: rows with the same top class, KL(rows || others) in nats, number of rows.
     """
     same = (rows.argmax(dim=1) == others.argmax(dim=1)).sum()
-    log_p, log_q = (each.float().log_softmax(dim=1) for each in (rows, others))
-    divergence = (log_p.exp() * (log_p - log_q)).sum()
+    if rows.shape[1] == 1:
+        divergence = (rows.float() - others.float()).square().sum() / 2
+    else:
+        log_p, log_q = (each.float().log_softmax(dim=1) for each in (rows, others))
+        divergence = (log_p.exp() * (log_p - log_q)).sum()
     return torch.stack([same.float(), divergence, divergence.new_tensor(len(rows))])

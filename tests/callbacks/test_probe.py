@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from rrr_lightning.distillation.losses import LogitMSE
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
     CLASSES,
@@ -36,7 +37,7 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (Wrong(1), "single column"),
+        (Wrong(1), f"found 1; accepted: {CLASSES}"),
         (Wrong(CLASSES + 1), rf"found {CLASSES + 1}; accepted: {CLASSES}"),
         (Wrong(CLASSES, math.nan), "NaN"),
     ],
@@ -104,3 +105,27 @@ def test_a_teacher_that_fails_on_the_students_batch_is_named() -> None:
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 def test_a_run_without_validation_data_judges_on_a_training_batch() -> None:
     fit(make_module(Validates), distil([make_teacher()], teacher_min_accuracy=0.0), steps=2)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_scores_have_no_accuracy(shape: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
+    scores = TensorDataset(torch.randn(8, 8), torch.randn(shape))
+
+    class Scores(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(8, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            inputs, targets = batch
+            return nn.functional.mse_loss(self.net(inputs), targets.view(-1, 1))
+
+    def run(**more: Any) -> None:
+        callback = distil([nn.Linear(8, 1)], loss=LogitMSE(), **more)
+        trainer = make_trainer(steps=2, callbacks=[callback])
+        trainer.fit(make_module(Scores), DataLoader(scores, batch_size=8))
+
+    run()
+    assert "chance" not in caplog.text
+    with pytest.raises(InputError, match="teacher_min_accuracy: no accuracy of a teacher"):
+        run(teacher_min_accuracy=0.5)

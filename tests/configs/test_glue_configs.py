@@ -60,15 +60,25 @@ def test_a_fine_tuned_teacher_is_distilled(
     assert all(key.startswith("network.") for key in stored["state_dict"])
 
 
-def test_scores_cannot_be_distilled(
+def test_scores_are_distilled_by_their_squared_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fit = ("fit", "--config=glue/stsb.yaml", *SMALL, *glue(tmp_path))
     rrr(monkeypatch, *fit, "--trainer.default_root_dir=teacher")
     teacher = "--distillation.teachers=teacher/checkpoints/last.ckpt"
+    fit = (*fit, teacher, "--distillation.schedule.until=1", "--seed_everything=1")
     with pytest.raises(SystemExit) as end:
-        rrr(monkeypatch, *fit, "--trainer.default_root_dir=student", teacher)
+        rrr(monkeypatch, *fit, "--trainer.default_root_dir=student")
     assert end.value.code == 2
-    assert "a single column, which no softmax can use" in capsys.readouterr().err.splitlines()[-1]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "rrr: error: distillation.loss: a softmax over one class is always 1, so there is nothing "
+        "to distil; found [4, 1]; accepted: two classes or more, or LogitMSE"
+    )
     assert not Path("student").exists()
+    rrr(monkeypatch, *fit, "--trainer.default_root_dir=student", "--distillation.loss=LogitMSE")
+    names, rows = read_rows(Path("student/metrics.csv"))
+    steps = [row for row in rows if row["train/loss"]]
+    assert len(steps) == 2
+    assert all(float(row["train/distillation_loss"]) > 0 for row in steps)
+    assert "train/agreement" not in names

@@ -32,13 +32,14 @@ def test_gathered_rows_keep_their_graph() -> None:
 def test_good_rows_pass_even_when_there_are_none() -> None:
     check_rows(torch.randn(3, 4), RowSchema(4), KEY)
     check_rows(torch.randn(0, 4), RowSchema(), KEY)
+    check_rows(torch.randn(3, 1), RowSchema(1), KEY)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         (torch.zeros(4), r"not rows; found \(4,\)"),
-        (torch.zeros(4, 1), r"single column.*found \(4, 1\)"),
+        (torch.zeros(4, 1), "found 1; accepted: 5"),
         (torch.zeros(4, 7), "found 7; accepted: 5"),
         (torch.tensor([[0.0] * 5, [float("nan")] * 5]), "1 of 2 rows"),
         (torch.full((2, 5), float("inf")), "2 of 2 rows"),
@@ -60,3 +61,8 @@ def test_two_versions_of_rows_are_compared_as_sums() -> None:
     assert compare_rows(plain[:0], other[:0]).tolist() == [0, 0, 0]
     halves = compare_rows(plain, plain.bfloat16())
     assert halves[1] < 1e-3
+
+
+def test_scores_are_compared_by_their_squared_difference() -> None:
+    plain, other = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [2.0]])
+    assert compare_rows(plain, other).tolist() == [2, 0.125, 2]
