@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,9 @@ from rrr_lightning.distillation.targets import KEY, TargetStore
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import StudentModule, describe_data
 
-LOOKED_AT = 4  # samples of a step whose views are compared
+FORMAT = 2  # of what is noted of a run
+LOOKED_AT = 16  # samples whose views are compared
+LOOKED_AT_STEPS = 8
 # Arguments of data modules that change no view of a sample, or whose effect the views themselves
 # tell better: a path may be spelt in many ways.
 _NO_PART = {
@@ -81,11 +83,11 @@ def describe_run(module: LightningModule, data: KeyedData, steps: Sequence[int])
     Args:
         module: The student, set up.
         data: Its data module, set up.
-        steps: The first of the steps with targets, and others at whose views to look.
+        steps: The steps at whose views to look.
     """
     described = describe_data(data) or {"class": type(data).__name__, "arguments": {}}
     arguments = {n: v for n, v in described["arguments"].items() if n not in _NO_PART}
-    values = {"data": described["class"]}
+    values = {"format": FORMAT, "data": described["class"]}
     values |= {f"data.{name}": v for name, v in (arguments | data.state_dict()).items()}
     if isinstance(module, StudentModule):
         schema = module.schema()
@@ -101,33 +103,74 @@ def describe_run(module: LightningModule, data: KeyedData, steps: Sequence[int])
         # Then a view depends on the other samples of its micro-batch.
         values["data.micro_batch_size"] = data.plan.micro_batch_size
         values["trainer.devices"] = data.plan.world_size
-    values |= {f"views of step {step}": views_of(data, step) for step in steps}
+    values |= all_samples(data.sets[0])
+    count = max(1, LOOKED_AT // len(steps))
+    values |= {f"views of step {step}": views_of(data, step, count) for step in steps}
     as_stored: dict[str, Any] = json.loads(json.dumps(values))
     return as_stored
 
 
+def all_samples(training_set: Any) -> dict[str, str]:
+    """Returns digests of what is known of all samples without a look at each of them.
+
+    Labels; the paths of images in folders; the lengths of texts in memory, the summary of prepared
+    ones, and the names and sizes of the files of a stream.
+    """
+    source, chosen = (getattr(training_set, name, None) for name in ("source", "chosen"))
+    held = training_set if source is None else source
+    order = None if chosen is None else chosen.tolist()
+    found = {}
+    for name in ("labels", "lengths"):
+        values = getattr(held, name, None)
+        if isinstance(values, Tensor):
+            found[name] = _digest_of(values if order is None else values[chosen])
+    if (paths := getattr(held, "paths", None)) is not None:
+        found["paths"] = _digest(paths if order is None else [paths[index] for index in order])
+    if (summary := getattr(getattr(held, "samples", None), "summary", None)) is not None:
+        found["tokens"] = _digest([json.dumps(summary, sort_keys=True)])
+    if (files := getattr(getattr(held, "files", None), "names", None)) is not None:
+        found["files"] = _digest(map(_file, files))
+    return {f"{name} of all samples": digest for name, digest in found.items()}
+
+
 def looked_at(data: KeyedData, steps: range) -> list[int]:
-    """Returns the steps at whose views to look: the first and the last, of a stream the first."""
-    is_stream = data.batches.steps_per_epoch is None
-    return [steps[0]] if is_stream else sorted({steps[0], steps[-1]})
+    """Returns the steps at whose views to look, from the first to the last; of a stream the first.
+
+    >>> from types import SimpleNamespace as Made
+    >>> looked_at(Made(batches=Made(steps_per_epoch=5)), range(0, 1000, 2))
+    [0, 142, 284, 426, 570, 712, 854, 998]
+    """
+    if data.batches.steps_per_epoch is None:
+        return [steps[0]]
+    count = min(len(steps), LOOKED_AT_STEPS)
+    return [steps[number * (len(steps) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def views_of(data: KeyedData, step: int) -> str:
-    """Returns a digest of the first samples of a step, as the data set makes them."""
+def views_of(data: KeyedData, step: int, count: int) -> str:
+    """Returns a digest of some samples of a step, far apart, as the data set makes them."""
     whole = copy.copy(data.batches)  # of all ranks and micro-batches
-    whole.plan = type(whole.plan)(whole.plan.global_batch_size)
-    batch = data.sets[0][whole.micro_batch(step, 0)[:LOOKED_AT]]
+    size = whole.plan.global_batch_size
+    whole.plan = type(whole.plan)(size)
+    keys, count = whole.micro_batch(step, 0), min(count, size)
+    batch = data.sets[0][[keys[number * size // count] for number in range(count)]]
     parts = sorted(batch.items()) if isinstance(batch, Mapping) else enumerate(batch)
-    digest = hashlib.sha256()
-    for name, part in parts:
-        if isinstance(part, Tensor):
-            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-            digest.update(part.contiguous().numpy().tobytes())
+    tensors = ((name, part) for name, part in parts if isinstance(part, Tensor))
+    return _digest(f"{name} {_digest_of(part)}" for name, part in tensors)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _digest_of(values: Tensor) -> str:
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
+    digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _digest(labels: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(labels).encode()).hexdigest()
+def _file(name: str) -> str:
+    """The name and size of a file, wherever it lies; an address stands for itself."""
+    return name if "://" in name else f"{Path(name).name} {Path(name).stat().st_size}"
 
 
 # ---------------------------------------------------------------------------------- the checks
@@ -154,10 +197,17 @@ def check_same_run(store: TargetStore, module: LightningModule, trainer: Trainer
 
 def compare_runs(found: Mapping[str, Any], stored: Mapping[str, Any], folder: Path) -> None:
     """Refuses a run that differs from that of the targets, by the name of what differs."""
+    if stored.get("format") != FORMAT:
+        raise InputError(
+            "the targets were written by another version, which notes other things of their data",
+            key=KEY,
+            found=str(folder),
+            accepted="targets that this version wrote",
+        )
     for name in [*stored, *(name for name in found if name not in stored)]:
         if found.get(name) == stored.get(name):
             continue
-        if name.startswith("views"):
+        if " " in name:  # a digest, not a configuration key
             raise InputError(
                 f"the {name} are not those that the targets were written for, so the data, what "
                 "reads them, or its version differs",

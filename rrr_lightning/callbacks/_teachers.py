@@ -122,6 +122,17 @@ def default_precision(teacher: Teacher, trainer: Trainer) -> Precision | None:
     return _HELD_IN.get(str(trainer.precision), device_precision(trainer.strategy.root_device))
 
 
+def used_precision(teacher: Teacher, trainer: Trainer, asked: Precision | None) -> str:
+    """Returns what a teacher's weights are held in, once it has been made cheaper or left alone.
+
+    A network that came as an object, and is left as it is, runs under the trainer's precision.
+    """
+    parameters = teacher.network.parameters()
+    held = sorted({str(each.dtype).removeprefix("torch.") for each in parameters})
+    under = f" under {trainer.precision}" if asked is None and not teacher.owned else ""
+    return " and ".join(held) + under
+
+
 def device_precision(device: torch.device) -> Precision:
     """Returns bf16 where a device computes in it, float32 elsewhere."""
     return "bf16" if computes_in_bf16(device) else "32"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrr_lightning.callbacks._coming_run import compare_runs, describe_run, looked_at
-from rrr_lightning.callbacks._teachers import default_precision
+from rrr_lightning.callbacks._teachers import used_precision
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.sparse import Encoding, Kind
 from rrr_lightning.distillation.sparse_losses import loss_against
@@ -62,7 +62,7 @@ def make_plan(
     steps: range,
     columns: int,
 ) -> TargetPlan:
-    """Returns the plan of the coming run, without steps yet."""
+    """Returns the plan of the coming run, without steps yet; the teachers have been tried."""
     data, trainer = coming.data, coming.trainer
     is_text = has_masked_tokens(data.sets[0][data.batches.micro_batch(steps[0], 0)[:1]])
     temperature = getattr(distillation.loss, "temperature", None)
@@ -72,7 +72,7 @@ def make_plan(
         {
             "name": teacher.name,
             "sha256": teacher.fingerprint(),
-            "precision": str(distillation.teacher_precision or default_precision(teacher, trainer)),
+            "precision": used_precision(teacher, trainer, distillation.teacher_precision),
         }
         for teacher in distillation.teachers
     )

@@ -1,4 +1,4 @@
-"""What is kept where the user does not say, and sizes in words."""
+"""What is kept where the user does not say, what is noted of teachers, and sizes in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from rrr_lightning.callbacks import _teachers
+from rrr_lightning.distillation.targets import TargetStore
+from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.targets.plan import Choice, size_text
+from tests.targets.runs import sure, write
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,15 @@ def test_what_is_kept(given: Any, columns: int, is_text: bool, expected: Any) ->
 )
 def test_sizes_in_words(count: float, words: str) -> None:
     assert size_text(count) == words
+
+
+@pytest.mark.parametrize(("farthest", "used"), [(1e9, "bfloat16"), (-1.0, "float32")])
+def test_the_precision_is_that_which_a_teacher_ended_up_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, farthest: float, used: str
+) -> None:
+    monkeypatch.setattr(_teachers, "computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(_teachers, "FARTHEST", farthest)
+    teachers = [Teacher(sure(7), name="ours"), sure(8)]
+    write(tmp_path, teachers, classes=3)
+    plan = TargetStore(tmp_path).plan
+    assert [teacher["precision"] for teacher in plan.teachers] == [used, "float32 under 32-true"]

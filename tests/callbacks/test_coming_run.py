@@ -1,0 +1,181 @@
+"""What targets note of the data of their run: enough to tell other data, and no more than that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rrr_lightning.callbacks._coming_run import (
+    LOOKED_AT,
+    LOOKED_AT_STEPS,
+    all_samples,
+    looked_at,
+    views_of,
+)
+from rrr_lightning.data.embedded import EmbeddedDigits, StoredImages
+from rrr_lightning.data.images import ImageDataModule
+from rrr_lightning.errors import InputError
+from tests.data.test_image_sources import make_folder
+from tests.data.text_toy import text_data, write_corpus, write_documents
+from tests.targets.runs import classifier, digits, train, with_targets, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("targets")
+    write(folder, [classifier(7)], classes=3)
+    return folder
+
+
+Change = Callable[[StoredImages], None]
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+    """Has the digits changed whenever they are loaded from now on."""
+    load = EmbeddedDigits.load
+
+    def register(change: Change) -> None:
+        def loaded(data: EmbeddedDigits) -> tuple[StoredImages, StoredImages]:
+            training, validation = load(data)
+            change(training)
+            return training, validation
+
+        monkeypatch.setattr(EmbeddedDigits, "load", loaded)
+
+    return register
+
+
+def seen(step: int) -> list[int]:
+    """The digits of a step, in the order of their places."""
+    return [index for _, index in digits().batches.micro_batch(step, 0)]
+
+
+# ------------------------------------------------------------------------------ all samples
+
+
+def test_one_other_label_is_enough(
+    folder: Path, tmp_path: Path, changed: Callable[[Change], None]
+) -> None:
+    used = {index for step in range(6) for index in seen(step)}
+    unseen = min(set(range(len(digits().sets[0]))) - used)
+
+    def relabel(training: StoredImages) -> None:
+        training.labels[unseen] = (training.labels[unseen] + 1) % 10
+
+    changed(relabel)
+    line = r"^distillation\.targets: the labels of all samples are not those that the targets"
+    with pytest.raises(InputError, match=line):
+        train(tmp_path, with_targets(folder))
+
+
+def images(source: Path, **settings: Any) -> dict[str, str]:
+    given = {"global_batch_size": 2, "crop_size": 4, "resize_size": 4, "num_workers": 0, **settings}
+    return all_samples(ImageDataModule(str(source), **given).sets[0])
+
+
+def test_images_of_a_folder_are_told_by_their_paths(tmp_path: Path) -> None:
+    names = [f"{kind}/{number}.png" for kind in ("ants", "bees") for number in range(4)]
+    one, other = (make_folder(tmp_path / name / "train", *names) for name in ("one", "other"))
+    for each in (one, other):
+        make_folder(each.parent / "val", "ants/a.png", "bees/b.png")
+    found = images(one.parent)
+    assert sorted(found) == ["labels of all samples", "paths of all samples"]
+    assert images(other.parent) == found, "wherever the folder lies"
+    assert images(one.parent, tuning_fraction=0.25) != found, "those that are trained on"
+    (other / "ants" / "1.png").rename(other / "ants" / "9.png")
+    renamed = images(other.parent)
+    assert renamed["paths of all samples"] != found["paths of all samples"]
+    assert renamed["labels of all samples"] == found["labels of all samples"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_texts_are_told_by_what_was_prepared_or_by_their_files(
+    tmp_path: Path, streaming: bool
+) -> None:
+    def found(corpus: Path) -> dict[str, str]:
+        return all_samples(text_data(corpus, streaming=streaming).sets[0])
+
+    one = write_corpus(tmp_path / "one")
+    before = found(one)
+    assert list(before) == [f"{'files' if streaming else 'tokens'} of all samples"]
+    other = shutil.copytree(one, tmp_path / "other", ignore=shutil.ignore_patterns("cache"))
+    for file in other.iterdir():
+        os.utime(file, (1, 1))
+    assert found(other) == before, "wherever the files lie, and whenever they were copied"
+    write_documents(other / "train-3.jsonl", range(3, 60, 4))
+    assert found(other) != before
+
+
+def test_data_of_which_nothing_is_known_have_no_digests() -> None:
+    assert all_samples(object()) == {}
+
+
+# ------------------------------------------------------------------------------ views
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (range(3, 4), [3]),
+        (range(0, 10, 5), [0, 5]),
+        (range(9), [0, 1, 2, 3, 4, 5, 6, 8]),
+        (range(0, 8001, 1000), [0, 1000, 2000, 3000, 4000, 5000, 6000, 8000]),
+    ],
+)
+def test_views_are_looked_at_over_all_steps(steps: range, expected: list[int]) -> None:
+    assert looked_at(digits(), steps) == expected
+    assert len(expected) <= LOOKED_AT_STEPS
+
+
+@pytest.mark.parametrize("place", range(0, 12, 3))
+def test_every_view_that_is_looked_at_counts(changed: Any, place: int) -> None:
+    before = views_of(digits(), 5, 4)
+    assert views_of(digits(), 5, 4) == before
+    index = seen(5)[place]
+
+    def brighten(training: StoredImages) -> None:
+        training.images[index] += 1
+
+    changed(brighten)
+    assert views_of(digits(), 5, 4) != before
+
+
+def test_sixteen_samples_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    get = StoredImages.__getitem__
+
+    def count(training: StoredImages, keys: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(len(keys))
+        return get(training, keys)
+
+    monkeypatch.setattr(StoredImages, "__getitem__", count)
+    stored = json.loads((folder / "targets.json").read_text())["run"]
+    steps = [int(name.split()[-1]) for name in stored if name.startswith("views")]
+    assert steps == [0, 1, 2, 3]
+    data = digits()
+    digests = [views_of(data, step, LOOKED_AT // len(steps)) for step in steps]
+    assert digests == [stored[f"views of step {step}"] for step in steps]
+    assert sum(asked) == LOOKED_AT
+
+
+# ------------------------------------------------------------------------------ versions
+
+
+def test_what_an_earlier_version_noted_is_refused(folder: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(folder, tmp_path / "old")
+    content = json.loads((old / "targets.json").read_text())
+    del content["run"]["format"]
+    (old / "targets.json").write_text(json.dumps(content))
+    line = r"^distillation\.targets: the targets were written by another version, which notes"
+    with pytest.raises(InputError, match=line):
+        train(tmp_path, with_targets(old))
+    with pytest.raises(InputError, match=line):
+        write(old, [classifier(7)], classes=3)
