@@ -5,8 +5,13 @@ r"""End scores of fine-tuning against those of the Trainer of transformers, pool
         --results docs/results/glue
 
 Both start from one exported folder, with the same settings and dropout, and each with its own order
-of the data and its own head: the scores must agree up to chance. Needs `accelerate`. Finished runs
-are kept. The tasks are found in `$RRR_DATA/glue`.
+of the data and its own head: the scores must agree up to chance. The checkpoint is of any text
+student. Needs `accelerate`. Finished runs are kept; a folder of runs is of one checkpoint. The
+tasks are found in `$RRR_DATA/glue`.
+
+It leaves in `against-trainer`, in the folder of results, `runs.json` with the scores of all runs,
+the checkpoint and the machine, `table.md`, and the log of every run: `ours-TASK-SEED.csv`, with the
+loss at a step, and `theirs-TASK-SEED.csv`, with the Trainer's mean loss since the row before.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import warnings
 from pathlib import Path
@@ -27,9 +33,13 @@ from scipy import stats
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.export import export_checkpoint
 from rrr_lightning.glue.fine_tune import fine_tune
+from rrr_lightning.glue.fine_tune import settings_of as cell_of
+from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.scores import COUNTED, REPORTED
 from rrr_lightning.jobs.process import RESULT, read_json, write_json
+from rrr_lightning.metrics_file import NAME as LOG
+from rrr_lightning.metrics_file import MetricsFile
 
 COMPARED, SEEDS, LENGTH = ("mrpc", "stsb"), (1, 2, 3), 32
 SETTINGS = {"every_task": {"max_length": LENGTH, "learning_rate": 1e-3}}
@@ -38,11 +48,16 @@ DROPOUT = 0.1
 
 def export(checkpoint: Path, folder: Path) -> Path:
     """Returns a folder of the checkpoint in which dropout is on."""
+    about = folder.with_suffix(".json")
+    now = {"checkpoint": checkpoint.name, "fingerprint": fingerprint(str(checkpoint))}
+    if about.exists() and read_json(about) != now:
+        raise SystemExit(f"{folder.parent} holds runs of another checkpoint: {read_json(about)}")
     if not folder.exists():
         export_checkpoint(checkpoint, folder)
         file = folder / "config.json"
         rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), DROPOUT)
         file.write_text(json.dumps({**json.loads(file.read_text()), **rates}))
+        write_json(about, now)
     return folder
 
 
@@ -80,7 +95,7 @@ def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
         use_cpu=True,
         report_to=[],
         save_strategy="no",
-        logging_strategy="no",
+        logging_steps=max(1, cell_of(told).steps(len(splits["train"])) // 200),  # as in our log
         disable_tqdm=True,
     )
     trainer = transformers.Trainer(
@@ -90,6 +105,10 @@ def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
         train_dataset=splits["train"],  # type: ignore[arg-type]
     )
     trainer.train()
+    log = MetricsFile(folder)
+    for row in trainer.state.log_history:
+        if "loss" in row:  # the last one is a summary
+            log.log_metrics({name: row[name] for name in ("loss", "learning_rate")}, row["step"])
     found = trainer.predict(splits["validation"])  # type: ignore[arg-type]
     logits, labels = found.predictions, found.label_ids
     predictions = logits[:, 0] if task.is_regression else logits.argmax(1)
@@ -146,13 +165,15 @@ def main() -> None:
     """Runs what is missing, then writes the runs and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="of scripts/results/bert_text.py"
+        "--checkpoint", type=Path, required=True, help="a checkpoint of a text student"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--results", type=Path, required=True, help="folder of runs and table")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # advice on workers and on names that torch has replaced
     body = export(arguments.checkpoint, arguments.out / "body").resolve()
+    results = arguments.results / "against-trainer"
+    results.mkdir(parents=True, exist_ok=True)
     runs = []
     for task, seed, (way, run) in (
         (task, seed, each)
@@ -161,20 +182,20 @@ def main() -> None:
         for each in (("ours", ours), ("theirs", theirs))
     ):
         folder = arguments.out / f"{way}-{task}-{seed}"
-        end = folder / f"end-{RESULT}"
-        if not end.exists():
+        end, log = folder / f"end-{RESULT}", folder / LOG
+        if not (end.exists() and log.exists()):
             folder.mkdir(parents=True, exist_ok=True)
             metrics = run(settings_of(task, seed, body), folder)
             score = statistics.mean(metrics[name] for name in COUNTED[task])
             about = {"task": task, "seed": seed, "way": way}
             write_json(end, {**about, "score": score, "metrics": metrics})
+        shutil.copy(log, results / f"{folder.name}.csv")
         runs.append(read_json(end))
         print(runs[-1], flush=True)
     text = table(runs)
-    results = arguments.results / "against-trainer"
-    results.mkdir(parents=True, exist_ok=True)
     versions = {"transformers": transformers.__version__, "threads": torch.get_num_threads()}
-    write_json(results / "runs.json", {"machine": {**machine(), **versions}, "runs": runs})
+    about = {"machine": {**machine(), **versions}, **read_json(body.with_suffix(".json"))}
+    write_json(results / "runs.json", {**about, "runs": runs})
     (results / "table.md").write_text(text)
     print(text)
 

@@ -14,6 +14,8 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rrr_lightning.glue.fine_tune import settings_of
+from rrr_lightning.jobs.process import read_json
+from rrr_lightning.metrics_file import read_rows
 from tests.data.glue_files import write_parquet
 from tests.glue.tiny import write_body
 
@@ -53,6 +55,51 @@ def test_the_interval_of_the_pooled_difference(
     assert (low < 0 < high) == inside
 
 
+def test_scores_and_logs_of_all_runs_are_left(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, other = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    for path in (checkpoint, other):
+        path.write_text(path.name)
+    called = []
+
+    def export(checkpoint: Path, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+
+    def run(told: dict[str, Any], folder: Path) -> dict[str, float]:
+        called.append(folder)
+        (folder / "metrics.csv").write_text(f"step,loss\n1,{told['seed']}\n")
+        return {metric.name: 0.5 for metric in script.REPORTED[told["task"]]}
+
+    monkeypatch.setattr(script, "export_checkpoint", export)
+    monkeypatch.setattr(script, "ours", run)
+    monkeypatch.setattr(script, "theirs", run)
+    out, results = tmp_path / "runs", tmp_path / "results" / "against-trainer"
+
+    def call(path: Path) -> None:
+        options = ["--checkpoint", path, "--out", out, "--results", tmp_path / "results"]
+        monkeypatch.setattr("sys.argv", ["glue_reference.py", *map(str, options)])
+        script.main()
+
+    call(checkpoint)
+    names = {
+        f"{way}-{task}-{seed}.csv"
+        for way in ("ours", "theirs")
+        for task in script.COMPARED
+        for seed in script.SEEDS
+    }
+    assert {path.name for path in results.iterdir()} == {"runs.json", "table.md", *names}
+    assert (results / "theirs-stsb-3.csv").read_text() == "step,loss\n1,3\n"
+    assert read_json(results / "runs.json")["checkpoint"] == "a.ckpt"
+    # Finished runs are kept, unless they are of a version that kept no log.
+    (out / "ours-mrpc-1" / "metrics.csv").unlink()
+    call(checkpoint)
+    assert len(called) == len(names) + 1
+    with pytest.raises(SystemExit, match="holds runs of another checkpoint"):
+        call(other)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("task", ["mrpc", "stsb"])
@@ -68,6 +115,9 @@ def test_both_are_trained_by_the_same_settings(
     ours, found = steps_of(lambda: script.ours(told, tmp_path / "a"))
     theirs, reference = steps_of(lambda: script.theirs(told, tmp_path / "b"))
     assert set(found) == set(reference)
+    for folder, name in (("a", "train/loss"), ("b", "loss")):
+        _, rows = read_rows(tmp_path / folder / "metrics.csv")
+        assert len([row for row in rows if row[name]]) == 10
     assert all(-1 <= value <= 1 for value in (*found.values(), *reference.values()))
     # Equally many steps of the same batch size, warmed up and slowed down alike.
     assert len(ours) == len(theirs) == settings_of(told).steps(64) == 10
