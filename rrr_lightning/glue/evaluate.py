@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +16,8 @@ from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
 from rrr_lightning.glue.results import JSON, TABLE, Results, check_rows
 from rrr_lightning.glue.side_by_side import write_comparison
 from rrr_lightning.glue.submission import check_writable, write_submission, zip_file
-from rrr_lightning.jobs import Outcome, find_places, hold, run_jobs
+from rrr_lightning.jobs import Outcome, Places, find_places, hold, run_jobs
+from rrr_lightning.jobs.display import Display, duration
 from rrr_lightning.jobs.process import write_json
 
 
@@ -56,7 +58,8 @@ def evaluate(
     Raises:
         InputError: Something that was given is wrong; no job has started then.
     """
-    say = (sys.stdout if stream is None else stream).write
+    stream = sys.stdout if stream is None else stream
+    say = partial(print, end="", file=stream, flush=True)
     table = find_protocol(protocol, settings, seeds)
     names = chosen_tasks(tasks)
     home = Path(out).expanduser().absolute()
@@ -90,6 +93,8 @@ def evaluate(
         for run in plan.left:
             run.folder.mkdir(parents=True, exist_ok=True)
             write_json(run.folder / SETTINGS, dict(run.settings))
+        if places is not None:
+            say(_hours(plan, places))
         outcome = run_jobs(plan.jobs, home, places, stream, held)
         results = _report(merged, home, say)
     if archive is not None:
@@ -118,6 +123,14 @@ def _plan(
         mnli_seed=record.mnli_seed,
         **known,
     )
+
+
+def _hours(plan: Plan, places: Places) -> str:
+    """What is about to begin, in a line."""
+    seconds = {job.name: job.seconds for job in plan.jobs if not job.finished}
+    at_once = min(len(seconds), len(places.environments))
+    left = duration(Display(seconds, 0, max(1, at_once)).seconds_left())
+    return f"{len(seconds)} jobs, {at_once} at a time, about {left}\n"
 
 
 def _report(record: Record, home: Path, say: Callable[[str], object]) -> Results:

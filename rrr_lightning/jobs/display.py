@@ -41,6 +41,8 @@ class Display:
         self._running[name] = time.monotonic()
         if self.moving:
             self.tick(force=True)
+        else:
+            self.say(f"{self._count()} {name} started")
 
     def ended(self, name: str, how: str) -> None:
         """A job has ended; `how` says in what way."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,8 +36,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(body: str, data: str, out: Path, tasks: str = "rte,cola", **more: Any) -> tuple[Any, str]:
     stream = io.StringIO()
-    given = {"settings": SETTINGS_OF_TESTS, "devices": "cpu:1", "stream": stream, **more}
-    results, _ = evaluate(body, data, out, tasks=tasks, **given)
+    given: dict[str, Any] = {"settings": SETTINGS_OF_TESTS, "devices": "cpu:1", "stream": stream}
+    results, _ = evaluate(body, data, out, tasks=tasks, **{**given, **more})
     return results, stream.getvalue()
 
 
@@ -106,6 +107,24 @@ def test_tasks_start_from_the_mnli_of_an_earlier_call(body: str, data: str, tmp_
     shutil.rmtree(out / "jobs" / "mnli-19")
     _, text = run(body, data, out, "rte", protocol="quick", settings=more)
     assert "\n2 jobs run" in text
+
+
+def test_what_is_to_come_is_said_before_it_comes(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "printed"
+    seen = []
+
+    def look(jobs: Any, folder: Path, places: object, stream: Any, held: Any) -> Any:
+        seen.append(path.read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_jobs", look)
+    with path.open("w") as stream, pytest.raises(KeyboardInterrupt):
+        run(body, data, tmp_path / "out", stream=stream, devices="cpu:2")
+    note, line = seen[0].splitlines()
+    assert note == "rte start from MNLI, which is fine-tuned first and not reported."
+    assert re.fullmatch(r"3 jobs, 2 at a time, about \d+ s", line)
 
 
 @pytest.mark.usefixtures("here")

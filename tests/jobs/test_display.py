@@ -49,8 +49,11 @@ def test_a_file_gets_one_plain_line_for_each_event(clock: list[float]) -> None:
     display.skipped("c", "not run: needs b")
     display.close()
     assert stream.getvalue().splitlines() == [
+        "[1/4] a started",
         "[2/4] a finished in 4 s; about 8 s left",
+        "[2/4] b started",
         "b crashed and will be tried once more: ValueError: no",
+        "[2/4] b started",
         "[3/4] b failed in 0 s; about 4 s left",
         "[4/4] c not run: needs b",
     ]
