@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.glue.comparable import check_comparable
-from rrr_lightning.glue.plan import SETTINGS, Plan, Run, check_start, chosen_tasks, make_plan
+from rrr_lightning.glue.plan import Plan, Run, check_start, chosen_tasks, make_plan, write_settings
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
@@ -18,7 +18,6 @@ from rrr_lightning.glue.side_by_side import write_comparison
 from rrr_lightning.glue.submission import check_writable, write_submission, zip_file
 from rrr_lightning.jobs import Outcome, Places, find_places, hold, run_jobs
 from rrr_lightning.jobs.display import Display, duration
-from rrr_lightning.jobs.process import write_json
 
 
 def evaluate(
@@ -90,10 +89,8 @@ def evaluate(
         merged = merge(record, home)
         plan = _plan(merged, names, table, home, **known)
         merged.write(home)
-        for run in plan.left:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(run.folder / SETTINGS, dict(run.settings))
-        if places is not None:
+        write_settings(plan)
+        if plan.left and places is not None:
             say(_hours(plan, places))
         outcome = run_jobs(plan.jobs, home, places, stream, held)
         results = _report(merged, home, say)

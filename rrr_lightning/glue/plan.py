@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 
 from rrr_lightning.data.glue_tasks import find_task
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.protocol import Protocol
+from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.jobs import Job
-from rrr_lightning.jobs.process import MARKER
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"
+CHECKPOINTS = "checkpoints"  # the folder that `checkpointing.last_checkpoint` looks into
+CELLS = [each for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
 START_SECONDS = 20.0
 JUDGED_FASTER = 3.0  # a forward pass against a training step
 
@@ -161,6 +164,24 @@ def check_start(plan: Plan) -> None:
                 found=str(source),
                 accepted="the same call after this folder has been removed",
             )
+
+
+def write_settings(plan: Plan) -> None:
+    """Writes what the jobs that have not finished are told.
+
+    What a job has trained by other settings, or from a run of MNLI that is done again, is removed.
+    """
+    left = {run.name for run in plan.left}
+    for run, job in zip(plan.runs, plan.jobs, strict=True):
+        if run.name not in left:
+            continue
+        path = run.folder / SETTINGS
+        before = read_json(path) if path.exists() else run.settings
+        changed = any(before.get(each.name) != run.settings[each.name] for each in CELLS)
+        if changed or not left.isdisjoint(job.needs):
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, dict(run.settings))
 
 
 def _name(task: str, seed: int) -> str:

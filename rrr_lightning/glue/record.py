@@ -1,8 +1,8 @@
 """`plan.json`: what an output folder is of, so that nothing of another kind gets into it.
 
 A later call may add tasks and seeds. Another checkpoint, other data, another protocol or other
-settings of a task that is there are refused, and so are other settings of the run of MNLI that
-tasks start from.
+settings of a task of which a run has finished are refused, and so are other settings of the run of
+MNLI that finished runs have started from.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def merge(record: Record, folder: Path) -> Record:
     """Returns the record of a call with what the folder holds already.
 
     Test splits are predicted by all runs of a folder or by none, so a later call may leave
-    `--submission` out, and may add it as long as nothing has finished.
+    `--submission` out, and may add it as long as nothing has finished. Of a task of which nothing
+    has finished, such as one that has diverged, the settings of the latest call hold.
 
     Raises:
         InputError: The folder is of another checkpoint, other data or another protocol.
@@ -145,24 +146,26 @@ def merge(record: Record, folder: Path) -> Record:
     _same(folder, "other data", before.data, record.data)
     protocol = f"another protocol ({before.protocol})"
     _same(folder, protocol, base_name(before.protocol), base_name(record.protocol))
-    for task, cell in record.cells.items():
+    now, settled = record.cells, _settled(before, folder)
+    for task in settled & set(now):
         for known in (before.tasks.get(task), before.start if task == "mnli" else None):
-            if known is not None and known.with_seeds(cell.seeds) != cell:
-                what = f"{protocol}, with other settings of {task}"
-                _same(folder, what, known, cell, before.protocol)
+            if known is not None and known.with_seeds(now[task].seeds) != now[task]:
+                _refuse(folder, f"{protocol}, with other settings of {task}", before.protocol)
     if record.predict_test and not before.predict_test and any(folder.glob(f"jobs/*/{MARKER}")):
         raise InputError(
             f"the finished runs in {folder} have not predicted the test splits",
             key="--submission",
             accepted="another --out, or none of --submission",
         )
-    tasks = dict(before.tasks)
-    for task, cell in record.tasks.items():
-        seeds = (*tasks[task].seeds, *cell.seeds) if task in tasks else cell.seeds
-        tasks[task] = cell.with_seeds(tuple(dict.fromkeys(seeds)))
+    tasks = {}
+    for task in {**before.tasks, **record.tasks}:
+        cells = [each.tasks[task] for each in (before, record) if task in each.tasks]
+        seeds = dict.fromkeys(seed for cell in cells for seed in cell.seeds)
+        tasks[task] = now.get(task, cells[0]).with_seeds(tuple(seeds))
     # The run of MNLI that a folder has is the one that tasks start from, whatever the call's seeds.
     seed = (before if before.starts_from_mnli or "mnli" in before.tasks else record).mnli_seed
-    start = before.start or record.start
+    starts = any(cell.start == "mnli" for cell in tasks.values())
+    start = now.get("mnli", before.start) if starts else None
     merged = dataclasses.replace(
         record,
         tasks=tasks,
@@ -171,6 +174,13 @@ def merge(record: Record, folder: Path) -> Record:
         start=None if start is None else start.with_seeds([seed]),
     )
     return _named(merged)
+
+
+def _settled(record: Record, folder: Path) -> set[str]:
+    """The tasks of which a run has finished, and MNLI where one that started from it has."""
+    names = {path.parent.name.partition("-")[0] for path in folder.glob(f"jobs/*/{MARKER}")}
+    starts = any(cell.start == "mnli" and task in names for task, cell in record.tasks.items())
+    return names | ({"mnli"} if starts else set())
 
 
 def _settings(values: dict[str, Any]) -> TaskSettings:

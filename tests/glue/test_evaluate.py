@@ -19,7 +19,7 @@ import pytest
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue import evaluate as module
-from rrr_lightning.glue import inputs
+from rrr_lightning.glue import fine_tune, inputs
 from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.jobs import hold
 from rrr_lightning.jobs.process import MARKER
@@ -274,6 +274,21 @@ def test_data_that_change_under_their_path_are_refused(
     with pytest.raises(InputError, match=r"--data: has changed since runs of cola .*found '40 row"):
         run(body, str(some), tmp_path / "out", "cola", protocol="quick", settings=more)
     assert not (tmp_path / "out" / "jobs" / "cola-4").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_smaller_rate_after_divergence(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tune, "SAVE_EVERY_STEPS", 2)
+    run(body, data, tmp_path / "out", "cola", protocol="quick")
+    fast = {**SETTINGS_OF_TESTS, "rte": {"learning_rate": 1e20}}
+    with pytest.raises(InputError, match=r"rte\.learning_rate: .*accepted: a smaller rate"):
+        run(body, data, tmp_path / "out", "rte", protocol="quick", settings=fast)
+    assert (tmp_path / "out" / "jobs" / "rte-3" / "checkpoints" / "last.ckpt").exists()
+    slow = {**SETTINGS_OF_TESTS, "rte": {"learning_rate": 1e-5}}
+    results, _ = run(body, data, tmp_path / "out", "rte", protocol="quick", settings=slow)
+    assert [each.settings["learning_rate"] for each in results.tasks] == [1e-4, 1e-5]
 
 
 @pytest.mark.usefixtures("here")

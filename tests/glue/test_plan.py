@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from rrr_lightning.checkpointing import last_checkpoint
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.plan import NETWORK, Plan, check_start, chosen_tasks, make_plan
+from rrr_lightning.glue.plan import (
+    NETWORK,
+    SETTINGS,
+    Plan,
+    check_start,
+    chosen_tasks,
+    make_plan,
+    write_settings,
+)
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.jobs.process import MARKER
+from rrr_lightning.jobs.process import MARKER, read_json
 
 
 def plan_of(tasks: str, protocol: Protocol | None = None, **settings: object) -> Plan:
@@ -76,6 +85,30 @@ def test_a_finished_run_of_mnli_is_not_announced_as_one_to_come(tmp_path: Path) 
     )
     (folder / NETWORK).touch()
     check_start(plan)
+
+
+def test_what_other_settings_have_trained_is_removed(tmp_path: Path) -> None:
+    def write(seeds: list[int], **settings: object) -> list[str]:
+        table = find_protocol("published", settings, seeds=seeds)
+        write_settings(make_plan(("rte", "cola"), table, "a", "data", tmp_path, mnli_seed=1))
+        files = (tmp_path / "jobs").glob("*/checkpoints/last.ckpt")
+        return sorted(path.parents[1].name for path in files)
+
+    def leave_all() -> None:
+        for folder in (tmp_path / "jobs").iterdir():
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            (folder / "checkpoints" / "last.ckpt").touch()
+
+    write([1])
+    mnli = tmp_path / "jobs" / "mnli-1"
+    assert last_checkpoint(mnli) == mnli / "checkpoints" / "last.ckpt"
+    leave_all()
+    assert write([1]) == ["cola-1", "mnli-1"]  # RTE would start from another MNLI
+    (mnli / MARKER).touch()
+    leave_all()
+    assert write([1]) == ["cola-1", "mnli-1", "rte-1"]
+    assert write([1], cola={"learning_rate": 1.0}) == ["mnli-1", "rte-1"]
+    assert read_json(tmp_path / "jobs" / "cola-1" / SETTINGS)["learning_rate"] == 1.0
 
 
 def test_the_run_that_others_start_from_is_named() -> None:

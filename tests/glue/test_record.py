@@ -51,6 +51,43 @@ def published(tasks: tuple[str, ...], **settings: object) -> Record:
     return make_record("hub/name", "data", tasks, find_protocol("published", settings), False)
 
 
+def finish(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "jobs" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "jobs" / name / MARKER).touch()
+
+
+def test_settings_of_a_task_may_change_until_one_of_its_runs_has_finished(tmp_path: Path) -> None:
+    published(("rte", "cola"), rte={"learning_rate": 1, "seeds": [1, 2]}).write(tmp_path)
+    finish(tmp_path, "mnli-19", "cola-19")
+    slower = published(("rte",), rte={"learning_rate": 0.5, "seeds": [1]})
+    merged = merge(slower, tmp_path)
+    assert (merged.tasks["rte"].learning_rate, merged.tasks["rte"].seeds) == (0.5, (1, 2))
+    finish(tmp_path, "rte-2")
+    with pytest.raises(InputError, match="with other settings of rte"):
+        merge(slower, tmp_path)
+
+
+def test_settings_of_mnli_may_change_until_a_run_that_rests_on_it_has_finished(
+    tmp_path: Path,
+) -> None:
+    published(("rte", "mnli"), mnli={"learning_rate": 1}).write(tmp_path)
+    slower = published(("rte",), mnli={"learning_rate": 0.5})
+    merged = merge(slower, tmp_path)
+    assert merged.start == merged.tasks["mnli"] == slower.start
+    # Also where its own folder has been removed since.
+    finish(tmp_path, "rte-19")
+    with pytest.raises(InputError, match="with other settings of mnli"):
+        merge(slower, tmp_path)
+
+
+def test_a_start_that_nothing_needs_any_more_is_forgotten(tmp_path: Path) -> None:
+    published(("rte",)).write(tmp_path)
+    merged = merge(published(("rte",), rte={"start": "checkpoint"}), tmp_path)
+    assert merged.start is None
+    assert {run.task for run in merged.runs(tmp_path)} == {"rte"}
+
+
 def test_another_base_protocol_is_refused_for_other_tasks_too(tmp_path: Path) -> None:
     published(("rte",)).write(tmp_path)
     with pytest.raises(InputError, match=r"holds results of another protocol \(published\)"):
@@ -80,6 +117,7 @@ def test_the_settings_of_mnli_count_where_tasks_start_from_it(
     first: str, second: str, tmp_path: Path
 ) -> None:
     published((first,), mnli={"max_steps": 1}).write(tmp_path)
+    finish(tmp_path, "mnli-19")
     with pytest.raises(InputError, match=r"another protocol .*, with other settings of mnli"):
         merge(published((second,), mnli={"max_steps": 4}), tmp_path)
     merged = merge(published((second,), mnli={"max_steps": 1}), tmp_path)
@@ -118,8 +156,7 @@ def test_a_submission_may_be_left_out_later_and_added_before_anything_has_finish
     assert merge(without, tmp_path / "a").predict_test
     without.write(tmp_path / "b")
     assert merge(with_it, tmp_path / "b").predict_test
-    (tmp_path / "b" / "jobs" / "rte-1").mkdir(parents=True)
-    (tmp_path / "b" / "jobs" / "rte-1" / MARKER).touch()
+    finish(tmp_path / "b", "rte-1")
     with pytest.raises(InputError) as refused:
         merge(with_it, tmp_path / "b")
     assert str(refused.value) == (
@@ -144,6 +181,7 @@ def test_other_evaluations_are_not_mixed(
 ) -> None:
     record = record_of()
     record.write(tmp_path)
+    finish(tmp_path, "rte-1")
     with pytest.raises(InputError, match=f"--out: .*{message}"):
         merge(dataclasses.replace(record, **change), tmp_path)  # type: ignore[arg-type]
 
