@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from rrr_lightning.callbacks._logging import is_logging_step
 from rrr_lightning.callbacks._sources import Source
 from rrr_lightning.callbacks._splice import KEY, RowCapture
 from rrr_lightning.distillation.rows import as_rows
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.training_loss import is_logging_step
 
 LOGGED_KEYS = (
     "train/task_loss",

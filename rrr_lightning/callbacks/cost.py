@@ -29,11 +29,12 @@ from rrr_lightning.callbacks._ledger import (
     read_ledger,
     write_ledger,
 )
-from rrr_lightning.callbacks._logging import forget_logged, is_logging_step
+from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._session import Session
 from rrr_lightning.callbacks._sources import TeacherMeter
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.training_loss import is_logging_step
 
 LOGGED_KEYS = ("cost/seconds", "cost/data_wait_seconds", "cost/teacher_seconds", "cost/flops")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.learning_rate import check_schedule, cosine, learning_rate_factor
+from rrr_lightning.models.training_loss import TrainingLoss
 from rrr_lightning.random import global_seed, keyed_randomness, rekey
 
 CHECKPOINT_KEY = "rrr_lightning"
@@ -68,7 +69,7 @@ def _start_values(section: str, made: object, values: dict[str, Any]) -> dict[st
     return {section: type(made).__name__} | {f"{section}.{name}": plain[name] for name in plain}
 
 
-class StudentModule(LightningModule, ABC):
+class StudentModule(TrainingLoss, ABC):
     """The base of this library's LightningModules.
 
     Args:

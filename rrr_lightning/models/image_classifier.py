@@ -197,7 +197,7 @@ class ImageClassifier(StudentModule):
         images_BCHW, labels = batch
         logits_BK = self(images_BCHW)
         loss = classification_loss(logits_BK, labels, self.loss, self.label_smoothing)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images_BCHW))
+        self.log_training_loss(loss, len(images_BCHW))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

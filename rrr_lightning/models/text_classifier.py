@@ -132,7 +132,7 @@ class TextClassifier(AdamWStudent):
         """Returns the task loss: cross-entropy, or the squared error of scores."""
         labels_B = _require(batch, "labels")
         loss = self._losses(self(batch), labels_B).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels_B))
+        self.log_training_loss(loss, len(labels_B))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

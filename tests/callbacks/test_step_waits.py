@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher
@@ -19,40 +19,56 @@ from rrr_lightning.models.image_classifier import ImageClassifier
 
 # What brings a number, or a shape that depends on numbers, to the host.
 WAITING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
-STEPS = 6
+STEPS, FIRST = 6, 3  # the first steps try teachers and count operations
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
 
 class Watch(TorchDispatchMode):
-    """Notes the names of all kernels."""
+    """Notes the names of all kernels; those that pick by a mask count as `nonzero`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func._schema.name.removeprefix("aten::"))
+        name = func._schema.name.removeprefix("aten::")
+        picks = args[1] if name.startswith("index") and len(args) > 1 else ()
+        masks = [each for each in picks if isinstance(each, torch.Tensor)] if picks else []
+        by_mask = any(each.dtype in (torch.bool, torch.uint8) for each in masks)
+        self.names.append("nonzero" if by_mask else name)
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def watched(trainer: Trainer, watch: Watch) -> Iterator[None]:
-    """Watches what `training_step` does, the callback's part included, but not the optimizer's."""
-    strategy: Any = trainer.strategy
-    step = strategy.training_step
+class WatchSteps(Callback):
+    """Watches whole steps, Lightning's own work and the other callbacks' included."""
 
-    def training_step(*args: Any, **kwargs: Any) -> Any:
-        with watch:
-            return step(*args, **kwargs)
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self._entered = False
 
-    strategy.training_step = training_step
-    try:
-        yield
-    finally:
-        del strategy.training_step
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == FIRST:
+            self.watch.__enter__()
+            self._entered = True
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if args[-1] == STEPS - 1:
+            self.close()
+
+    def on_exception(self, *args: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._entered:
+            self._entered = False
+            self.watch.__exit__(None, None, None)
 
 
-def parts(device: str, *more: Callback) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
+def parts(
+    device: str, folder: Path, *more: Callback
+) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
     owned = Teacher(ImageClassifier("cifar_resnet8", 10, seed=1), name="owned")
     schedule = DistillationSchedule(until=1.0)
     trainer = Trainer(
@@ -64,9 +80,10 @@ def parts(device: str, *more: Callback) -> tuple[Trainer, LightningModule, DataL
         log_every_n_steps=100,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=True,
         enable_model_summary=False,
-        callbacks=[DistillationCallback([owned], schedule=schedule), *more],
+        default_root_dir=folder,
+        callbacks=[DistillationCallback([owned], schedule=schedule), CostLedger(), *more],
     )
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -75,24 +92,32 @@ def parts(device: str, *more: Callback) -> tuple[Trainer, LightningModule, DataL
     return trainer, student, DataLoader(batches, batch_size=None, pin_memory=device == "cuda")
 
 
-def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host() -> None:
-    watch = Watch()
-    trainer, student, loader = parts("cpu")
-    with watched(trainer, watch):
-        trainer.fit(student, loader)
-    assert "convolution" in watch.names
-    assert not set(watch.names) & set(WAITING)
+def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Path) -> None:
+    steps = WatchSteps()
+    trainer, student, loader = parts("cpu", tmp_path, steps)
+    trainer.fit(student, loader)
+    names = steps.watch.names
+    assert names.count("convolution_backward") >= STEPS - FIRST
+    assert not set(names) & set(WAITING)
+
+
+def test_the_watch_sees_numbers_and_masks() -> None:
+    for wait in (lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.sum() > 0 or None):
+        watch = Watch()
+        with watch:
+            wait(torch.ones(3))
+        assert set(watch.names) & set(WAITING)
 
 
 @pytest.mark.gpu
-def test_a_profile_of_distilled_steps_holds_no_synchronisation() -> None:
+def test_a_profile_of_distilled_steps_holds_no_synchronisation(tmp_path: Path) -> None:
     class Profile(Callback):
         """Records the last steps."""
 
         def on_train_batch_start(
             self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
         ) -> None:
-            if batch_idx == 3:
+            if batch_idx == FIRST:
                 torch.cuda.synchronize()
                 self.profile = torch.profiler.profile()
                 self.profile.start()
@@ -102,7 +127,7 @@ def test_a_profile_of_distilled_steps_holds_no_synchronisation() -> None:
                 self.profile.stop()
 
     profile = Profile()
-    trainer, student, loader = parts("cuda", profile)
+    trainer, student, loader = parts("cuda", tmp_path, profile)
     trainer.fit(student, loader)
     names = {event.key for event in profile.profile.key_averages()}
     assert any("convolution" in name for name in names)
