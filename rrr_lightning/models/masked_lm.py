@@ -22,7 +22,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.models.adamw import AdamWStudent
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
-from rrr_lightning.models.masked_rows import NO_TARGET, masked_labels
+from rrr_lightning.models.masked_rows import masked_labels, masked_places
 from rrr_lightning.models.row_counting import RowCounting
 from rrr_lightning.models.row_metrics import RowMean
 from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
@@ -40,6 +40,8 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
             64, for faster matrix products on GPUs. Rows end before the padding, so it changes
             neither losses nor what a teacher can be.
         pretrained: Start from the weights of the folder or hub id.
+        compile_network: Compile the network. Shapes follow the number of masked tokens, so give it
+            batches with `exact_masking` of `TextDataModule`, or it compiles for varying numbers.
         tokenizer: A tokenizer, its folder or hub id, for checkpoints to carry and teachers to be
             held against; None for the data module's, or that of the pretrained network.
         learning_rate: The peak learning rate; the recipe's at 4096 samples per step.
@@ -65,6 +67,7 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
         *,
         pad_vocabulary_to: int | None = None,
         pretrained: bool = False,
+        compile_network: bool = False,
         tokenizer: Any = None,
         learning_rate: float = 5e-4,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -94,6 +97,8 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
             self.network, self.vocabulary = make_masked_rows(
                 network, vocabulary_size, pad_vocabulary_to, pretrained, tokenizer
             )
+        if compile_network:
+            self.network.network.compile()
         # What rebuilds the network without the files that it came from.
         self.hparams.update(self.arguments(), pretrained=False)
         self.row_means = nn.ModuleDict({stage: _row_means() for stage in ("val", "test")})
@@ -128,7 +133,7 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
         if not count:
             return self.contribution(logits_NV.float().sum(), count)
         mean = in_chunks(_cross_entropy, logits_NV, targets_N)
-        self.log("train/loss", mean.detach(), prog_bar=True, batch_size=count)
+        self.log_training_loss(mean, count)
         return self.contribution(mean * count, count)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -145,7 +150,7 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
 
     def _rows_and_targets(self, batch: Any) -> tuple[Tensor, Tensor]:
         labels_BT = masked_labels(batch)
-        targets_N = labels_BT[labels_BT != NO_TARGET]
+        targets_N = labels_BT.flatten().index_select(0, masked_places(labels_BT))
         return self.network(batch), targets_N
 
     def _evaluate(self, stage: str, batch: Any) -> None:

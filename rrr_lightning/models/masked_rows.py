@@ -13,11 +13,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from rrr_lightning.errors import InputError
 
 NO_TARGET = -100
+
+# Places of masked tokens by labels, with the version of the labels that they were counted in.
+_counted: Any = WeakTensorKeyDictionary()
 
 
 class MaskedRows(nn.Module):
@@ -54,8 +59,7 @@ class MaskedRows(nn.Module):
                 found=labels_BT.shape[1],
                 accepted=f"at most {self.positions} tokens",
             )
-        # Before the forward: on a GPU, counting them waits for the work that is queued.
-        places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
+        places_N = masked_places(labels_BT)
 
         def keep_masked(module: nn.Module, args: Any, output: Any) -> Any:
             hidden_1NH = output[0].flatten(0, 1).index_select(0, places_N).unsqueeze(0)
@@ -92,6 +96,22 @@ def masked_labels(batch: Any) -> Tensor:
             accepted="a dict with input_ids and labels, -100 where nothing is masked",
         )
     return labels_BT
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def masked_places(labels_BT: Tensor) -> Tensor:
+    """Returns where the masked tokens are in the flattened batch, int64 of shape [N].
+
+    On a GPU, counting them waits for the work that is queued. So it is done once for a batch:
+    teacher, student and loss find what the first of them has counted.
+    """
+    version = None if labels_BT.is_inference() else labels_BT._version
+    before, places_N = _counted.get(labels_BT, (None, None))
+    if version is None or before != version:
+        places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
+        _counted[labels_BT] = version, places_N
+    found_N: Tensor = places_N
+    return found_N
 
 
 def usable_positions(network: Any) -> int | None:

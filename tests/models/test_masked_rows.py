@@ -8,7 +8,12 @@ import transformers
 from torch import Tensor, nn
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows, usable_positions
+from rrr_lightning.models.masked_rows import (
+    KeywordInputs,
+    MaskedRows,
+    masked_places,
+    usable_positions,
+)
 from tests.models.texts import FAMILIES, ROUNDING, batch, masked_lm
 
 
@@ -31,6 +36,21 @@ def test_the_head_sees_masked_tokens_only_and_keeps_no_hook() -> None:
     given["labels"].fill_(-100)
     assert MaskedRows(network).rows(given).shape == (0, 32)
     assert network(input_ids=given["input_ids"]).logits.shape == (3, 8, 32)
+
+
+def test_masked_tokens_are_counted_once_for_a_batch_and_again_when_it_changes() -> None:
+    labels = batch()["labels"]
+    first = masked_places(labels)
+    assert torch.equal(labels.flatten()[first], labels[labels != -100])
+    assert masked_places(labels) is first
+    assert masked_places(labels.clone()) is not first
+    labels[0, 0] = 7
+    assert len(masked_places(labels)) == int((labels != -100).sum())
+    with torch.inference_mode():
+        frozen = labels.clone()
+        assert torch.equal(masked_places(frozen), masked_places(labels))
+        frozen.fill_(-100)
+        assert len(masked_places(frozen)) == 0
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

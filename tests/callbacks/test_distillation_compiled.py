@@ -1,0 +1,55 @@
+"""A distilled student with a compiled network follows the gradients of an eager one."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.data.embedded import EmbeddedDigits
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.models.image_classifier import ImageClassifier
+from tests.models.texts import Gradients, TextData, language_model
+from tests.models.tiny import make_trainer
+
+STEPS = 4
+FUSED = {"rtol": 1e-3, "atol": 1e-5}  # fused kernels round elsewhere
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+]
+
+
+def images(seed: int, **choice: Any) -> tuple[Any, Any]:
+    student = ImageClassifier("cifar_resnet8", 10, learning_rate=1e-3, seed=seed, **choice)
+    return student, EmbeddedDigits(global_batch_size=12, seed=3)
+
+
+def texts(seed: int, **choice: Any) -> tuple[Any, Any]:
+    return language_model(seed=seed, learning_rate=1e-4, **choice), TextData()
+
+
+def fit(make: Any, **choice: Any) -> tuple[Any, list[Tensor]]:
+    torch._dynamo.reset()
+    (student, data), (teacher, _) = make(0, **choice), make(7)
+    noted = Gradients()
+    callback = DistillationCallback([teacher], schedule=DistillationSchedule(until=1.0))
+    make_trainer(STEPS, callbacks=[callback, noted]).fit(student, datamodule=data)
+    return student, noted.noted
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(images, "network"), (texts, "network.network")], ids=["images", "texts"]
+)
+def test_compiled_students_follow_the_same_gradients(make: Any, part: str) -> None:
+    _, eager = fit(make)
+    student, compiled = fit(make, compile_network=True)
+    assert student.get_submodule(part)._compiled_call_impl is not None
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert len(eager) == len(compiled) == STEPS
+    for one, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(one, other, **FUSED)
