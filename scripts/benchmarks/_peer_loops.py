@@ -86,26 +86,60 @@ def timm_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
 
 def torchdistill_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs a `DistillationBox` with its `KDLoss`, as its image classification example does."""
+    optimizer = {"key": "SGD", "kwargs": {"momentum": 0.875, "weight_decay": 2**-15}}
+    batches = image_batches(work, clock.total)
+    _torchdistill(work, clock, (image_student(work), teacher), optimizer, batches)
+
+
+class Flat(nn.Module):
+    """A network whose rows are the logits of all tokens."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Returns them, [B · T, V]."""
+        given = {name: each for name, each in batch.items() if name != "labels"}
+        logits: Tensor = self.network(**given).logits
+        return logits.flatten(0, 1)
+
+
+def torchdistill_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) -> None:
+    """Runs the same on the logits of all tokens; its `KDLoss` wants rows."""
+    optimizer = {"key": "AdamW", "kwargs": {"weight_decay": 1e-5}}
+    batches = ((batch, batch["labels"].flatten()) for batch in text_batches(work, clock.total))
+    networks = Flat(text_student(work)), Flat(teacher)
+    _torchdistill(work, clock, networks, optimizer, batches)
+
+
+def _torchdistill(
+    work: Work,
+    clock: StepClock,
+    networks: tuple[nn.Module, nn.Module],
+    optimizer: dict[str, Any],
+    batches: Iterator[tuple[Any, Tensor]],
+) -> None:
     from torchdistill.core.distillation import DistillationBox
 
     whole = {"student_module_path": ".", "student_module_io": "output",
              "teacher_module_path": ".", "teacher_module_io": "output"}  # fmt: skip
     loss = {"key": "KDLoss", "kwargs": {**whole, "temperature": TEMPERATURE, "alpha": 1 - WEIGHT}}
     sum_of = {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}
-    values = {"lr": LEARNING_RATE, "momentum": 0.875, "weight_decay": 2**-15}
+    optimizer["kwargs"]["lr"] = LEARNING_RATE
     config = {
         "num_epochs": 1,
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
         "criterion": {"key": "WeightedSumLoss", "kwargs": sum_of},
-        "optimizer": {"key": "SGD", "kwargs": values},
+        "optimizer": optimizer,
     }
-    device = torch.device(work.device)
-    box = DistillationBox(teacher, image_student(work), {}, config, device, None, False, 1)
+    (student, teacher), device = networks, torch.device(work.device)
+    box = DistillationBox(teacher, student, {}, config, device, None, False, 1)
     box.pre_epoch_process(epoch=0)
-    for images, labels in image_batches(work, clock.total):
+    for inputs, labels in batches:
         with cast(work):
-            loss = box.forward_process(images, labels, None)
+            loss = box.forward_process(inputs, labels, None)
         box.post_forward_process(loss=loss)
         clock.tick()
 
@@ -255,7 +289,7 @@ PEERS: dict[str, dict[str, Loop | str]] = {
     },
     "torchdistill": {
         "ResNet": torchdistill_images,
-        "BERT": "its KDLoss takes the softmax over dimension 1, which are the tokens",
+        "BERT": torchdistill_text,
     },
     "nvidia-modelopt": {"ResNet": modelopt_images, "BERT": modelopt_text},
     "textbrewer": {"ResNet": textbrewer_images, "BERT": textbrewer_text},

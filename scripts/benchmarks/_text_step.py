@@ -122,4 +122,7 @@ def _loss(
     )
     if targets is None:
         return task
-    return (1 - weight) * task + weight * kl_divergence(rows, targets, temperature)
+    divergence = in_chunks(
+        lambda each, theirs: kl_divergence(each, theirs, temperature), rows, targets
+    )
+    return (1 - weight) * task + weight * divergence

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
-import statistics
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _intervals import difference_row
 from _timing import Median, StepClock, describe_machine, report, time_in_turns
 from lightning.pytorch import Callback, LightningModule, Trainer
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -146,7 +144,7 @@ def compare(
     return [
         _ratio(f"token positions, {what}", positions, MOST_POSITIONS) | about,
         _ratio(f"seconds, {what}", seconds, MOST_SECONDS) | about,
-        _difference(f"{score}, length buckets - padding to {LENGTH}, {task}", scores) | about,
+        difference_row(f"{score}, length buckets - padding to {LENGTH}, {task}", scores) | about,
     ]
 
 
@@ -157,20 +155,6 @@ def _ratio(name: str, pairs: Sequence[Sequence[float]], goal: float) -> dict[str
         **{"name": name, "ratio": middle.value, "low": middle.low, "high": middle.high},
         **{"goal": goal, "rule": "at most", "met": middle.value <= goal},
         **{"coverage": middle.coverage, "ratios": ratios, "pairs": [list(pair) for pair in pairs]},
-    }
-
-
-def _difference(name: str, pairs: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The mean difference with its interval by Student's t; chance alone should make it."""
-    found = [mine - other for mine, other in pairs]
-    middle, n = statistics.mean(found), len(found)
-    half = math.inf
-    if n > 1:
-        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(found) / math.sqrt(n)
-    return {
-        **{"name": name, "ratio": middle, "low": middle - half, "high": middle + half},
-        **{"goal": 0.0, "rule": "contains", "met": abs(middle) <= half},
-        **{"coverage": 0.95, "pairs": [list(pair) for pair in pairs]},
     }
 
 

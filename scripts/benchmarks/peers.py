@@ -7,8 +7,9 @@ running interpreter's versions of torch and torchvision, and the peers: timm's d
 torchdistill, nvidia-modelopt, textbrewer, and Hugging Face's `Trainer` with a distillation loss on
 the logits of all tokens. There, in one process, a step of ours and a step of a peer take turns: the
 same networks, batches, optimizer, precision and threads as in `step_cost.py`. The goal is for a
-teacher in the same precision as the peer's; the teacher as it runs by default when loaded from a
-spec stands beside it. A peer that cannot be installed, or cannot do a family, is listed with why.
+teacher as this library loads it from a spec (norms folded, `channels_last`), in the precision that
+the peer's runs in; a network handed over as an object, which is left as it is, stands beside it. A
+peer that cannot be installed, or cannot do a family, is listed with why.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, re
 from step_cost import WARM_UP_STEPS, WORKLOADS, distill, with_lightning
 from torch import nn
 
-from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.distillation.teacher import Precision, Teacher
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"nvidia-modelopt": "modelopt"}  # where the module has another name
@@ -69,11 +70,11 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def ours(family: str, work: Any, teacher: Any) -> Any:
+def ours(work: Any, teacher: Any, precision: Precision | None) -> Any:
     """Returns the arm of this library, with a new copy of the teacher for every run."""
 
     def arm(clock: StepClock) -> None:
-        with_lightning(work, clock, [distill([teacher()])])
+        with_lightning(work, clock, [distill([teacher()], precision=precision)])
 
     return arm
 
@@ -98,7 +99,7 @@ def comparisons(device: str, only: str) -> list[Comparison | dict[str, Any]]:
 
 
 def against(family: str, work: Any, name: str, loop: Loop) -> list[Comparison]:
-    """Returns the comparisons with a peer: in the same precision, and with ours by default."""
+    """Returns the comparisons with a peer: with a teacher as from a spec, and with an object."""
     network = work.build(0)
 
     def plain() -> nn.Module:
@@ -111,9 +112,10 @@ def against(family: str, work: Any, name: str, loop: Loop) -> list[Comparison]:
         teacher = plain().eval().requires_grad_(False)
         loop(work, clock, teacher.network.network if family == "BERT" else teacher)
 
+    precision: Precision = "bf16" if work.precision == "bf16-mixed" else "32"
     return [
-        Comparison(name, ours(family, work, plain), theirs, GOAL),
-        Comparison(f"{name}, our teacher as by default", ours(family, work, cheap), theirs, None),
+        Comparison(name, ours(work, cheap, precision), theirs, GOAL),
+        Comparison(f"{name}, teacher handed over", ours(work, plain, None), theirs, None),
     ]
 
 

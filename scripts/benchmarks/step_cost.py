@@ -42,7 +42,7 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
-from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.networks import build_network
 from rrr_lightning.random import keyed_generator, keyed_randomness
@@ -139,12 +139,15 @@ def with_lightning(
 
 
 def distill(
-    teachers: list[Any], until: float = 1.0, per_step: int | Literal["all"] = 1
+    teachers: list[Any],
+    until: float = 1.0,
+    per_step: int | Literal["all"] = 1,
+    precision: Precision | None = None,
 ) -> DistillationCallback:
     """Returns a callback that distils on every step up to `until`."""
     schedule = DistillationSchedule(weight=WEIGHT, until=until, shape="constant")
-    loss = KLDivergence(temperature=TEMPERATURE)
-    return DistillationCallback(teachers, loss, schedule, TeacherPool(per_step=per_step))
+    loss, pool = KLDivergence(temperature=TEMPERATURE), TeacherPool(per_step=per_step)
+    return DistillationCallback(teachers, loss, schedule, pool, teacher_precision=precision)
 
 
 def with_a_loop(work: Workload, clock: StepClock, teacher: nn.Module | None) -> None:

@@ -11,12 +11,14 @@ files), `photos/` (class folders under `train/` and `val/`) and `text/` (parquet
 them. Networks that know little have many near ties; a teacher of one's own is compared with
 
     python scripts/benchmarks/teacher_forward.py --teacher SPEC --images FOLDER
+
+`--precision` compares the top classes in a precision that the device would not choose by itself;
+seconds are not measured then, as they would be those of an emulation.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _intervals import wilson
 from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
@@ -34,7 +37,7 @@ from rrr_lightning.callbacks._teachers import device_precision
 from rrr_lightning.data.images import ImageDataModule
 from rrr_lightning.data.text import TextDataModule
 from rrr_lightning.distillation.rows import compare_rows
-from rrr_lightning.distillation.teacher import Normalization, Teacher
+from rrr_lightning.distillation.teacher import Normalization, Precision, Teacher
 from rrr_lightning.models.base import StudentModule
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
@@ -148,9 +151,11 @@ def subjects(device: str) -> list[Subject]:
 
 
 def train(module: StudentModule, data: LightningDataModule, device: str, steps: int) -> None:
-    """Trains a network in place; in bf16, as speed is all that matters here."""
+    """Trains a network in place; in bf16 where the device has it, as speed is what matters here."""
+    half = device_precision(torch.device(device)) == "bf16"
     trainer = Trainer(
-        accelerator=device, devices=1, precision="bf16-mixed", max_steps=steps, max_epochs=-1,
+        accelerator=device, devices=1, precision="bf16-mixed" if half else "32-true",
+        max_steps=steps, max_epochs=-1,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
@@ -185,25 +190,11 @@ def agreement_row(
     same, divergence, count = sums.tolist()
     low, high = wilson(same, count)
     return {
-        "name": f"{name}: top-1 agreement with float32",
-        "ratio": same / count,
-        "low": low,
-        "high": high,
-        "goal": AGREEMENT_GOAL,
-        "rule": "at least",
-        "met": same / count >= AGREEMENT_GOAL,
-        "n": int(count),
-        "coverage": 0.95,
-        "mean_kl_nats": divergence / count,
+        **{"name": f"{name}: top-1 agreement with float32", "ratio": same / count},
+        **{"low": low, "high": high, "coverage": 0.95, "n": int(count)},
+        **{"goal": AGREEMENT_GOAL, "rule": "at least", "met": same / count >= AGREEMENT_GOAL},
+        **{"mean_kl_nats": divergence / count},
     }
-
-
-def wilson(successes: float, count: float, z: float = 1.96) -> tuple[float, float]:
-    """Returns the Wilson interval of a share, by default at 95 %."""
-    share, shrunk = successes / count, 1 + z**2 / count
-    middle = (share + z**2 / (2 * count)) / shrunk
-    half = z / shrunk * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return middle - half, middle + half
 
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, standard deviation
@@ -216,16 +207,20 @@ def held_out(data: LightningDataModule, device: str) -> Iterator[Any]:
         yield tree_map(lambda each: each.to(device), batch)
 
 
-def two_of(load: Callable[[], Teacher], device: str) -> tuple[Teacher, Teacher]:
-    """Returns a teacher as it runs by default, and as loaded in eager float32."""
+def two_of(
+    load: Callable[[], Teacher], device: str, precision: Precision
+) -> tuple[Teacher, Teacher]:
+    """Returns a teacher made cheaper, and as loaded in eager float32."""
     teachers = load(), load()
     for teacher in teachers:
         teacher.place(device, "32")
-    teachers[0].cheapen(device_precision(torch.device(device)))
+    teachers[0].cheapen(precision)
     return teachers
 
 
-def measure(subject: Subject, device: str, data: Path | None, size: Any) -> list[dict[str, Any]]:
+def measure(
+    subject: Subject, device: str, precision: Precision, data: Path | None, size: Any
+) -> list[dict[str, Any]]:
     """Returns the rows on one network."""
     module = subject.module()
     source = None if data is None else data / subject.folder
@@ -240,11 +235,13 @@ def measure(subject: Subject, device: str, data: Path | None, size: Any) -> list
         network.load_state_dict(state)
         return Teacher(network, name=subject.name, schema=network.schema())
 
-    teachers = two_of(load, device)
+    teachers = two_of(load, device, precision)
     batch = tree_map(lambda each: each.to(device), subject.batch())
-    rows = [time_row(subject.name, teachers, batch, size)]
+    chosen = precision == device_precision(torch.device(device))
+    rows = [time_row(subject.name, teachers, batch, size)] if chosen else []
     if learned:
-        rows.append(agreement_row(subject.name, teachers, held_out(holds, device)))
+        name = f"{subject.name}, in {precision}"
+        rows.append(agreement_row(name, teachers, held_out(holds, device)))
     return rows
 
 
@@ -263,7 +260,7 @@ def measure_teacher(spec: str, folder: str, device: str, size: Any) -> list[dict
             return Teacher(teacher.network, name=spec, schema=told)
         return teacher
 
-    teachers = two_of(load, device)
+    teachers = two_of(load, device, device_precision(torch.device(device)))
     batch = next(held_out(data, device))
     rows = agreement_row(spec, teachers, held_out(data, device))
     return [time_row(spec, teachers, batch, size), rows]
@@ -276,20 +273,24 @@ def main() -> int:
     parser.add_argument("--only", default="", help="measure the networks with this in their names")
     parser.add_argument("--teacher", help="a teacher spec instead of the networks made here")
     parser.add_argument("--images", help="its images: a folder with train/ and val/")
+    parser.add_argument("--train-steps", type=int, help="steps to train the networks for")
+    parser.add_argument("--precision", choices=("bf16", "16", "32"), help="default: the device's")
     arguments = parse(parser, repeats=9, steps=10)
     if (arguments.teacher is None) != (arguments.images is None):
         parser.error("--teacher and --images go together")
     be_quiet()
     device = arguments.device
+    precision = arguments.precision or device_precision(torch.device(device))
     size = device, arguments.repeats, WARM_UP, arguments.steps
     if arguments.teacher is not None:
         rows = measure_teacher(arguments.teacher, arguments.images, device, size)
     else:
+        chosen = [each for each in subjects(device) if arguments.only in each.name]
+        steps = {} if arguments.train_steps is None else {"steps": arguments.train_steps}
         rows = [
             row
-            for subject in subjects(device)
-            if arguments.only in subject.name
-            for row in measure(subject, device, arguments.data, size)
+            for subject in chosen
+            for row in measure(replace(subject, **steps), device, precision, arguments.data, size)
         ]
     about = {"device": device, "machine": describe_machine(device)}
     return report([row | about for row in rows], arguments.json)

@@ -29,6 +29,7 @@ TO_RUN = {
     "scaling": "",
     "kernels": "",
     "throughput": "",
+    "stored_targets": "",
 }
 
 

@@ -29,15 +29,20 @@ def test_the_cost_of_a_step(tmp_path: Path) -> None:
         assert 0.5 < row["low"] <= row["ratio"] <= row["high"] < 2.0
 
 
-def test_the_quality_of_students(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", ["digits", "prose"])
+def test_the_quality_of_students(tmp_path: Path, data: str) -> None:
     file = tmp_path / "quality.json"
-    found = run("target_quality.py", "--seeds", "2", "--steps", "5", "--json", str(file))
+    size = ("--seeds", "2", "--steps", "5", "--teacher-steps", "5")
+    found = run("target_quality.py", "--data", data, *size, "--json", str(file))
     assert found.returncode in (0, 1), found.stderr
-    content = json.loads(file.read_text())
-    assert len(content["runs"]) == 1 + 2 * 4
-    assert len(content["differences"]) == 3 * 2
-    for row in content["differences"]:
-        assert row["low"] <= row["difference"] <= row["high"]
+    assert found.stdout.count("'arm': ") == 1 + 2 * 4
+    rows = json.loads(file.read_text())
+    assert len(rows) == 3 * 2
+    for row in rows:
+        assert row["name"].startswith(f"{data}: ")
+        assert row["low"] <= row["ratio"] <= row["high"]
+        assert row["goal"] == (0.0 if "stored" in row["name"] else None)
+        assert len(row["pairs"]) == row["n"] == 2
 
 
 def test_bad_numbers_are_refused_before_anything_runs() -> None:

@@ -28,6 +28,27 @@ def test_forwards_are_timed_without_data(tmp_path: Path) -> None:
     assert 0.1 < row["ratio"] < 1.5
 
 
+def test_another_precision_is_compared_and_not_timed(tmp_path: Path) -> None:
+    import numpy as np
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    folder, names = tmp_path / "cifar10", [str(number) for number in range(10)]
+    folder.mkdir()
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    for split, count in (("train", 160), ("test", 40)):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+        columns = {"image": list(pixels), "label": [number % 10 for number in range(count)]}
+        Dataset.from_dict(columns, features).to_parquet(str(folder / f"{split}.parquet"))
+    file = tmp_path / "rows.json"
+    size = ("--train-steps", "2", "--only", "ResNet-20", "--precision", "16")
+    found = run("--data", str(tmp_path), *size, "--json", str(file))
+    assert found.returncode in (0, 1), found.stderr
+    (row,) = json.loads(file.read_text())
+    assert row["name"] == "ResNet-20, 32 pixels, in 16: top-1 agreement with float32"
+    assert row["n"] == 40
+    assert 0 < row["mean_kl_nats"] < 1
+
+
 def test_a_teacher_of_ones_own_is_compared_on_its_images(tmp_path: Path) -> None:
     import torch
     from torchvision.models import resnet18
