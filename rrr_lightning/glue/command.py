@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--settings", help="a YAML file with cells of the protocol to replace, by task")
     add("--seeds", help="seeds for every task, such as 19,717")
     add("--devices", default="auto", help="auto, cpu, cpu:4, gpu, gpu:0,2, slurm or slurm:16")
-    add("--slurm", help="parameters of the cluster, such as slurm_partition=long,timeout_min=600")
+    add("--slurm", help="parameters of the cluster, such as gpus_per_node=1,cpus_per_task=4")
     add("--submission", help="a zip file for predictions of the test splits")
     add("--compare", help="the output folder of another checkpoint, to set against this one")
     return parser

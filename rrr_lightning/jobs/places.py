@@ -6,7 +6,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import submitit
 
 from rrr_lightning.errors import InputError
 
@@ -71,6 +74,20 @@ def slurm_parameters(text: str | None) -> dict[str, Any] | None:
     return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
 
 
+def executor_of(places: Places, folder: Path) -> submitit.AutoExecutor:
+    """Returns what starts jobs in places, and keeps its own files in a folder.
+
+    Raises:
+        InputError: The cluster does not have one of the parameters.
+    """
+    executor = submitit.AutoExecutor(folder, cluster=places.cluster)
+    try:
+        executor.update_parameters(**places.parameters)
+    except (AssertionError, NameError, ValueError) as error:
+        raise InputError(str(error).partition("\n")[0], key="--slurm") from error
+    return executor
+
+
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -95,7 +112,9 @@ def _gpu_places(gpus: list[str]) -> Places:
 def _slurm(devices: str, rest: str, parameters: Mapping[str, Any]) -> Places:
     if shutil.which("srun") is None:
         raise InputError("no SLURM cluster: srun is not installed", key="--devices", found=devices)
-    return Places(({},) * _count(devices, rest, 64), "slurm", {"timeout_min": 1440, **parameters})
+    places = Places(({},) * _count(devices, rest, 64), "slurm", {"timeout_min": 1440, **parameters})
+    executor_of(places, Path())  # refuses wrong parameters before anything is made on disk
+    return places
 
 
 def _count(devices: str, text: str, default: int) -> int:

@@ -13,7 +13,7 @@ import submitit
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs.places import Places
+from rrr_lightning.jobs.places import Places, executor_of
 from rrr_lightning.jobs.process import GRACE_SECONDS, MARKER, POLL_SECONDS, run_command
 
 NO_LIMIT_MINUTES = 60 * 24 * 365
@@ -71,12 +71,9 @@ class Submitter:
         self._local = places.cluster == "local"
         self._runner = runner if self._local else None
         self._submissions: list[Submission] = []
-        self._executor = submitit.AutoExecutor(folder / "%j", cluster=places.cluster)
-        limits = {"timeout_min": NO_LIMIT_MINUTES} if self._local else {}
-        try:
-            self._executor.update_parameters(**{**limits, **places.parameters})
-        except (AssertionError, NameError, ValueError) as error:
-            raise InputError(str(error).partition("\n")[0], key="--slurm") from error
+        self._executor = executor_of(places, folder / "%j")
+        if self._local:
+            self._executor.update_parameters(timeout_min=NO_LIMIT_MINUTES)
 
     def submit(self, name: str, folder: Path, command: Sequence[str], place: int) -> Submission:
         """Starts a command in a place.

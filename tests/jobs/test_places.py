@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,28 @@ def test_a_cluster_has_places_in_its_queue(machine: pytest.MonkeyPatch) -> None:
 def test_what_is_not_there_is_refused(devices: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_places(devices)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"slurm_partitoin": "long"}, "--slurm: Unknown argument 'partitoin'"),
+        ({"gpus": 1}, "--slurm: Parameter 'gpus' need"),
+        ({"timeout_min": "soon"}, "--slurm: .*timeout_min"),
+    ],
+)
+def test_parameters_that_the_cluster_does_not_have_are_refused_at_once(
+    parameters: dict[str, object],
+    message: str,
+    machine: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    machine.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
+    machine.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        find_places("slurm", parameters)
+    find_places("slurm", {"gpus_per_node": 1, "cpus_per_task": 4, "slurm_partition": "long"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_parameters_of_a_cluster_need_one() -> None:
