@@ -118,14 +118,14 @@ def all_samples(training_set: Any) -> dict[str, str]:
     """
     source, chosen = (getattr(training_set, name, None) for name in ("source", "chosen"))
     held = training_set if source is None else source
-    order = None if chosen is None else chosen.tolist()
+    order = chosen.tolist() if isinstance(chosen, Tensor) else None
     found = {}
     for name in ("labels", "lengths"):
         values = getattr(held, name, None)
         if isinstance(values, Tensor):
             found[name] = _digest_of(values if order is None else values[chosen])
     if (paths := getattr(held, "paths", None)) is not None:
-        found["paths"] = _digest(paths if order is None else [paths[index] for index in order])
+        found["paths"] = _digest(paths if order is None else (paths[index] for index in order))
     if (summary := getattr(getattr(held, "samples", None), "summary", None)) is not None:
         found["tokens"] = _digest([json.dumps(summary, sort_keys=True)])
     if (files := getattr(getattr(held, "files", None), "names", None)) is not None:
@@ -158,8 +158,8 @@ def views_of(data: KeyedData, step: int, count: int) -> str:
     return _digest(f"{name} {_digest_of(part)}" for name, part in tensors)
 
 
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+def _digest(texts: Iterable[object]) -> str:
+    return hashlib.sha256("\0".join(map(str, texts)).encode()).hexdigest()
 
 
 def _digest_of(values: Tensor) -> str:
