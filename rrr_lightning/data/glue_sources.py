@@ -104,8 +104,20 @@ def _names_in(folder: Path) -> str:
 
 
 def _tables(folder: Path, split: str) -> list[Path]:
-    name = re.compile(rf"{split}(-\d+-of-\d+)?\.parquet")
-    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+    """The parquet file of a split, or all of its parts."""
+    name = re.compile(rf"{split}(?:-(\d+)-of-(\d+))?\.parquet")
+    found = {path: match for path in folder.iterdir() if (match := name.fullmatch(path.name))}
+    files = sorted(found)
+    parts = [tuple(map(int, match.groups())) for match in found.values() if match[1]]
+    whole = parts[0][1] if parts else 0
+    if parts and (len(files) > whole or sorted(parts) != [(each, whole) for each in range(whole)]):
+        raise InputError(
+            f"{folder} holds too few or too many parts of {split}",
+            key="data.source",
+            found=", ".join(path.name for path in files[:MOST_NAMES]),
+            accepted=f"{split}.parquet alone, or all parts of one set",
+        )
+    return files
 
 
 def _read_tables(files: Sequence[Path], task: GlueTask, split: str) -> GlueRows:

@@ -177,3 +177,27 @@ def test_parts_with_different_columns_are_refused(tmp_path: Path) -> None:
         table.to_parquet(str(tmp_path / "rte" / f"train-0000{part}-of-00002.parquet"))
     with pytest.raises(InputError, match="holds parts of train with different columns"):
         read_split(str(tmp_path), RTE, "train")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002",),
+        ("train-00001-of-00001",),
+        ("train", "train-00000-of-00001"),
+        ("train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"),
+        ("train-00000-of-00001", "train-0-of-1"),
+    ],
+    ids=" ".join,
+)
+def test_parts_that_are_not_one_whole_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "rte").mkdir()
+    for name in names:
+        parquet_rows(RTE, 3).to_parquet(str(tmp_path / "rte" / f"{name}.parquet"))
+    with pytest.raises(InputError) as refused:
+        read_split(str(tmp_path), RTE, "train")
+    found = ", ".join(sorted(f"{name}.parquet" for name in names))
+    assert str(refused.value) == (
+        f"data.source: {tmp_path / 'rte'} holds too few or too many parts of train; "
+        f"found '{found}'; accepted: train.parquet alone, or all parts of one set"
+    )
