@@ -7,7 +7,7 @@ words are those of the official TSV files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rrr_lightning.errors import InputError, did_you_mean
@@ -181,8 +181,13 @@ DIAGNOSTIC = GlueTask(
 DIAGNOSTIC_SPLIT = "diagnostic"
 
 
-def find_task(name: str, key: str = "data.task") -> GlueTask:
+def find_task(name: str, key: str = "data.task", accepted: Sequence[str] | None = None) -> GlueTask:
     """Returns a task by its name on the hub or its official name, in any case.
+
+    Args:
+        name: The name.
+        key: The argument or option that gave it.
+        accepted: What a message says would have been; the names of the tasks by default.
 
     Raises:
         InputError: There is no such task.
@@ -192,11 +197,12 @@ def find_task(name: str, key: str = "data.task") -> GlueTask:
     """
     task = TASKS.get(plain_name(name))
     if task is None:
+        names = tuple(TASKS) if accepted is None else accepted
         raise InputError(
-            f"no task of GLUE{did_you_mean(plain_name(name), TASKS)}",
+            f"no task of GLUE{did_you_mean(plain_name(name), names)}",
             key=key,
             found=name,
-            accepted=", ".join(TASKS),
+            accepted=", ".join(names),
         )
     return task
 

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, help="a checkpoint, a Hugging Face folder or a hub id")
     add("--data", default="nyu-mll/glue", help="a folder with the tasks' files, or a hub id")
     add("--out", required=True, help="the output folder; finished jobs in it are kept")
-    add("--tasks", default="all", help="all, or names such as cola,rte")
+    add("--tasks", default="all", help="all, or names such as cola,rte or all,wnli")
     add("--protocol", default="published", help=", ".join(PROTOCOLS))
     add("--settings", help="a YAML file with cells of the protocol to replace, by task")
     add("--seeds", help="seeds for every task, such as 19,717")

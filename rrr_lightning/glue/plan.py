@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rrr_lightning.data.glue_tasks import find_task
+from rrr_lightning.data.glue_tasks import TASKS, find_task
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
@@ -19,6 +19,7 @@ from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"
+ALL = "all"
 CHECKPOINTS = "checkpoints"  # the folder that `checkpointing.last_checkpoint` looks into
 CELLS = [each for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
 START_SECONDS = 20.0
@@ -73,14 +74,14 @@ class Plan:
 
 
 def chosen_tasks(text: str) -> tuple[str, ...]:
-    """Returns the tasks that `--tasks` names: with commas, or `all` of the average.
+    """Returns the tasks that `--tasks` names with commas; `all` stands for those of the average.
 
     Raises:
         InputError: There is no such task.
     """
-    if text.strip() == "all":
-        return GLUE
-    names = [find_task(name, "--tasks").name for name in text.split(",") if name.strip()]
+    names: list[str] = []
+    for name in filter(None, map(str.strip, text.split(","))):
+        names += GLUE if name == ALL else [find_task(name, "--tasks", (ALL, *TASKS)).name]
     if not names:
         raise InputError("names no task", key="--tasks", found=text, accepted="all, or cola,rte")
     return tuple(dict.fromkeys(names))

@@ -92,7 +92,7 @@ def test_wrong_input_ends_with_one_line(
 
     assert refused("--tasks", "rtee") == (
         "rrr: error: --tasks: no task of GLUE; did you mean 'rte'?; found 'rtee'; accepted: "
-        "cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli"
+        "all, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli"
     )
     assert "--protocol: no such protocol" in refused("--protocol", "fast")
     assert "--devices: no such device" in refused("--devices", "tpu")

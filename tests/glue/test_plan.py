@@ -139,7 +139,11 @@ def test_expected_seconds_follow_the_rows() -> None:
 def test_tasks_by_name() -> None:
     assert chosen_tasks("all") == GLUE
     assert chosen_tasks("SST-2, rte,rte") == ("sst2", "rte")
+    assert chosen_tasks("all, wnli") == (*GLUE, "wnli")
+    assert chosen_tasks("rte,all") == ("rte", *(task for task in GLUE if task != "rte"))
     with pytest.raises(InputError, match="--tasks: no task of GLUE; did you mean 'cola'"):
         chosen_tasks("coal")
+    with pytest.raises(InputError, match=r"did you mean 'all'.*found 'al'; accepted: all, cola, "):
+        chosen_tasks("al,wnli")
     with pytest.raises(InputError, match="--tasks: names no task"):
         chosen_tasks(" , ")
