@@ -6,9 +6,8 @@ Makes a virtual environment of its own from the package index with `uv`, with th
 running interpreter's versions of torch and torchvision, and the peers: timm's distillation task,
 torchdistill, nvidia-modelopt, textbrewer, and Hugging Face's `Trainer` with a distillation loss on
 the logits of all tokens. There, in one process, a step of ours and a step of a peer take turns: the
-same networks, batches, optimizer, precision and threads as in `step_cost.py`. The goal is for a
-teacher as this library loads it from a spec (norms folded, `channels_last`), in the precision that
-the peer's runs in; a network handed over as an object, which is left as it is, stands beside it. A
+same networks, batches, optimizer, precision and threads as in `step_cost.py`. Our teacher runs as
+one from a spec does (norms folded, `channels_last`), in the precision that the peer's runs in. A
 peer that cannot be installed, or cannot do a family, is listed with why.
 """
 
@@ -28,7 +27,6 @@ from _peer_loops import PEERS, Loop
 from _text_step import TEXT_WORKLOADS
 from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
 from step_cost import WARM_UP_STEPS, WORKLOADS, distill, with_lightning
-from torch import nn
 
 from rrr_lightning.distillation.teacher import Precision, Teacher
 
@@ -70,15 +68,6 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def ours(work: Any, teacher: Any, precision: Precision | None) -> Any:
-    """Returns the arm of this library, with a new copy of the teacher for every run."""
-
-    def arm(clock: StepClock) -> None:
-        with_lightning(work, clock, [distill([teacher()], precision=precision)])
-
-    return arm
-
-
 def comparisons(device: str, only: str) -> list[Comparison | dict[str, Any]]:
     """Returns what is compared, and rows on what is not."""
     works = {"ResNet": WORKLOADS[device], "BERT": TEXT_WORKLOADS[device]}
@@ -94,29 +83,24 @@ def comparisons(device: str, only: str) -> list[Comparison | dict[str, Any]]:
             elif importlib.util.find_spec(MODULES.get(peer, peer)) is None:
                 found.append(not_measured(name, "it could not be installed"))
             else:
-                found += against(family, work, f"{name} {version(peer)}", loop)
+                found.append(against(family, work, f"{name} {version(peer)}", loop))
     return found
 
 
-def against(family: str, work: Any, name: str, loop: Loop) -> list[Comparison]:
-    """Returns the comparisons with a peer: with a teacher as from a spec, and with an object."""
+def against(family: str, work: Any, name: str, loop: Loop) -> Comparison:
+    """Returns the comparison with a peer."""
     network = work.build(0)
+    precision: Precision = "bf16" if work.precision == "bf16-mixed" else "32"
 
-    def plain() -> nn.Module:
-        return copy.deepcopy(network).to(work.device)
-
-    def cheap() -> Teacher:
-        return Teacher(copy.deepcopy(network), name="teacher")
+    def ours(clock: StepClock) -> None:
+        teacher = Teacher(copy.deepcopy(network), name="teacher")
+        with_lightning(work, clock, [distill([teacher], precision=precision)])
 
     def theirs(clock: StepClock) -> None:
-        teacher = plain().eval().requires_grad_(False)
+        teacher: Any = copy.deepcopy(network).to(work.device).eval().requires_grad_(False)
         loop(work, clock, teacher.network.network if family == "BERT" else teacher)
 
-    precision: Precision = "bf16" if work.precision == "bf16-mixed" else "32"
-    return [
-        Comparison(name, ours(work, cheap, precision), theirs, GOAL),
-        Comparison(f"{name}, teacher handed over", ours(work, plain, None), theirs, None),
-    ]
+    return Comparison(name, ours, theirs, GOAL)
 
 
 def not_measured(name: str, why: str) -> dict[str, Any]:
