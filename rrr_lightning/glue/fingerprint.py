@@ -25,12 +25,13 @@ def fingerprint(checkpoint: str) -> str:
     it, or below it, changes nothing.
 
     Raises:
-        InputError: There is no such file or folder, and it is no hub id.
+        InputError: There is no such file or folder, and it is no hub id, or it is a run's folder.
     """
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return sha256_of(path)
     if path.is_dir():
+        _check_no_run(path)
         return _hash(path, (each for each in path.iterdir() if each.suffix in PARTS))
     if not HUB_ID.fullmatch(checkpoint) or path.suffix in WEIGHTS:
         raise InputError(
@@ -46,6 +47,17 @@ def is_same(checkpoint: str, before: str, now: str) -> bool:
     """
     path = Path(checkpoint).expanduser()
     return before == now or (path.is_dir() and before == _hash(path, path.rglob("*")))
+
+
+def _check_no_run(folder: Path) -> None:
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() and not (folder / "config.json").exists():
+        raise InputError(
+            "is the folder of a run, and no checkpoint",
+            key="--checkpoint",
+            found=str(folder),
+            accepted=str(last),
+        )
 
 
 def _hash(folder: Path, paths: Iterable[Path]) -> str:

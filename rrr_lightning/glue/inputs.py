@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -51,12 +52,24 @@ def look_at(
     rows = {}
     with _in_words_of_the_command_line(), torch.random.fork_rng(devices=[]):
         with _in_words_of_the_command_line(CHECKPOINTS), _without_warnings():
-            model = TextClassifier(checkpoint)
+            model = _network(checkpoint)
         for run in {run.task: run for run in runs}.values():
             data = make_data(run.settings)
             _check_fit(model, data)
             rows[run.task] = _count(data, run)
     return rows, _samples_per_second(model, places)
+
+
+def _network(checkpoint: str) -> TextClassifier:
+    """The network to fine-tune; a path that is not there is not only no model of the hub."""
+    try:
+        return TextClassifier(checkpoint)
+    except InputError as error:
+        unknown = f"hf:{checkpoint} cannot be loaded"
+        if unknown not in str(error) or Path(checkpoint).expanduser().exists():
+            raise
+        neither = f"{checkpoint} is no file or folder here, and no model that the hub gives"
+        raise InputError(str(error).replace(unknown, neither)) from error
 
 
 def _count(data: GlueDataModule, run: Run) -> tuple[int, int]:

@@ -42,3 +42,18 @@ def test_what_lies_beside_a_model_does_not_count(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
         before, after = fingerprint(str(tmp_path)), before
         assert before != after
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    (tmp_path / "ledger.json").touch()
+    with pytest.raises(InputError) as refused:
+        fingerprint(str(tmp_path))
+    assert str(refused.value) == (
+        f"--checkpoint: is the folder of a run, and no checkpoint; found '{tmp_path}'; "
+        f"accepted: {last}"
+    )
+    (tmp_path / "config.json").touch()  # a Hugging Face folder that was trained on
+    fingerprint(str(tmp_path))

@@ -94,6 +94,19 @@ def test_what_is_no_checkpoint_of_a_text_model(data: str, tmp_path: Path) -> Non
     )
 
 
+def test_a_path_that_is_not_there_may_be_meant_for_the_hub(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = line_of("runs/last", data)
+    assert re.fullmatch(
+        r"--checkpoint: runs/last is no file or folder here, and no model that the hub gives "
+        r"\(.+\); accepted: .+",
+        line,
+    )
+    assert line.endswith(CHECKPOINTS)
+
+
 def test_a_missing_tokenizer(data: str, tmp_path: Path) -> None:
     folder = write_body(tmp_path / "bare", tokenizer=False)
     refused("--checkpoint: the checkpoint carries no tokenizer", str(folder), data)
