@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from rrr_lightning.errors import InputError
 from rrr_lightning.glue.comparable import check_comparable
 from rrr_lightning.glue.plan import Plan, Run, check_start, chosen_tasks, make_plan, write_settings
 from rrr_lightning.glue.protocol import Protocol, find_protocol
@@ -67,6 +68,8 @@ def evaluate(
     merged = merge(record, home)
     other = None if compare_with is None else Path(compare_with).expanduser().absolute()
     if other is not None:
+        if other.resolve() == home.resolve():
+            raise InputError("is --out itself", key="--compare", found=str(compare_with))
         check_comparable(read_record(other, "--compare"), merged, other)
     plan = _plan(merged, names, table, home)
     check_start(plan)

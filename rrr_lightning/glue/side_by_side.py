@@ -39,6 +39,7 @@ def write_comparison(
     content = {
         "first": {"checkpoint": first.checkpoint, "folder": str(folders[0])},
         "second": {"checkpoint": second.checkpoint, "folder": str(folders[1])},
+        "subset": bool(_subsets(first, second) & {each.name for each in tasks}),
         "tasks": {each.name: each.as_json() for each in tasks},
         "averages": {each.name: each.as_json() for each in averages},
     }
@@ -54,7 +55,7 @@ def markdown(
 ) -> str:
     """Returns the comparison as Markdown."""
     found = {result.task: (result, _of(second, result.task)) for result in first.tasks}
-    subsets = {name for name in found if any(each and each.is_subset for each in found[name])}
+    subsets = _subsets(first, second)
     rows = []
     for each in tasks:
         before, after = (result.scores for result in found[each.name] if result is not None)
@@ -82,6 +83,11 @@ def markdown(
 def _cells(each: Difference) -> tuple[str, ...]:
     low, high = (f"{100 * value:+.2f}" for value in each.interval)
     return f"{100 * each.value:+.2f}", f"{low} to {high}", str(each.seeds), each.over
+
+
+def _subsets(first: Results, second: Results) -> set[str]:
+    """The tasks of which one of the two had a subset of the official data."""
+    return {each.task for each in (*first.tasks, *second.tasks) if each.is_subset}
 
 
 def _of(results: Results, task: str) -> TaskResult | None:

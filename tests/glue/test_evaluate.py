@@ -302,6 +302,9 @@ def test_two_checkpoints_side_by_side(body: str, data: str, tmp_path: Path) -> N
     content = json.loads((second / "comparison.json").read_text())
     assert set(content["tasks"]) == {"rte", "cola"}
     assert set(content["averages"]) == {"tasks here"}
+    (tmp_path / "link").symlink_to(second)
+    with pytest.raises(InputError, match=r"--compare: is --out itself; found '.*link'"):
+        run(body, data, second, protocol="quick", compare_with=tmp_path / "link")
     with pytest.raises(InputError, match=r"--compare: has no plan.json"):
         run(body, data, second, protocol="quick", compare_with=tmp_path / "none")
     with pytest.raises(InputError, match=r"--compare: .* has other settings of rte"):

@@ -19,6 +19,7 @@ def test_differences_with_intervals_in_three_files(tmp_path: Path) -> None:
     assert (folders[1] / "comparison.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((folders[1] / "comparison.json").read_text())
     assert list(content["tasks"]) == ["cola", "rte"]
+    assert content["subset"] is True
     rte = content["tasks"]["rte"]
     assert rte["low"] < rte["difference"] < rte["high"]
     assert rte["over"] == "rows and seeds"
@@ -30,3 +31,11 @@ def test_differences_with_intervals_in_three_files(tmp_path: Path) -> None:
         "**tasks here** ‡",
     ]
     assert f"{100 * rte['difference']:+.2f}" in lines[3]
+
+
+def test_a_subset_of_a_task_that_is_not_compared_is_none(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte", "cola"), 0.7, subset=("cola",))
+    second = evaluation(folders[1], ("rte",), 0.9)
+    write_comparison(first.results(folders[0]), second.results(folders[1]), folders, folders[1])
+    assert json.loads((folders[1] / "comparison.json").read_text())["subset"] is False
