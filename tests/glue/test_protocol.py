@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,14 @@ def test_the_light_protocols_start_every_task_from_pre_training(name: str) -> No
 
 
 def test_the_single_setting_is_one_setting() -> None:
-    assert len(set(find_protocol("single").tasks.values())) == 1
+    cells = find_protocol("single").tasks.values()
+    assert len({dataclasses.replace(cell, precision="bf16") for cell in cells}) == 1
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_scores_are_computed_in_32_bits(name: str) -> None:
+    cells = find_protocol(name).tasks.items()
+    assert {task for task, cell in cells if cell.precision == "32"} == {"stsb"}
 
 
 def test_steps_follow_from_rows_unless_they_are_given() -> None:
