@@ -96,10 +96,17 @@ def logit_mse(
             with C) or `sum` (the squared distance).
 
     Raises:
-        InputError: If the shapes differ or are not [N, C].
+        InputError: If the shapes differ or are not [N, C], or one column is to be centred.
     """
     _check_choice(reduction, get_args(Reduction), "reduction")
     _check_rows((student, teacher))
+    if center and student.shape[1] == 1:
+        raise InputError(
+            "a column less its own mean is zero, so there is nothing to distil",
+            key="distillation.loss.center",
+            found=center,
+            accepted="false for rows of one column",
+        )
     with torch.autocast(student.device.type, enabled=False):
         difference = student.float() - teacher.float()
         if center:

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--data", help="where the data are, over data.source of the configurations")
         add("--quality-data", help="what the command that judges runs judges on")
         add("--devices", default="auto", help="auto, cpu, cpu:4, gpu, gpu:0,2, slurm or slurm:16")
-        add("--slurm", help="parameters of the cluster, such as slurm_partition=long")
+        add("--slurm", help="parameters of the cluster, such as gpus_per_node=1")
         if action == "plan":
             add("--untimed", action="store_true", help="list the runs without timing any step")
     return parser

@@ -163,6 +163,13 @@ def test_integer_rows_are_refused() -> None:
         logit_mse(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64))
 
 
+def test_one_column_is_not_centred_away() -> None:
+    student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [0.0]])
+    assert logit_mse(student, teacher) == 2.5
+    with pytest.raises(InputError, match=r"loss.center: .*nothing to distil; found True"):
+        logit_mse(student, teacher, center=True)
+
+
 @pytest.mark.parametrize("loss", [KLDivergence(), SoftCrossEntropy()], ids=repr)
 def test_a_softmax_over_one_class_is_refused(loss: nn.Module) -> None:
     with pytest.raises(InputError, match="one class"):
