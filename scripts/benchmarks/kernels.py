@@ -3,6 +3,7 @@
     python scripts/benchmarks/kernels.py --device cpu --json kernels_cpu.json
 
 - the loss over many rows and classes, forward and backward, a chunk at a time against at once;
+- a student's forward and backward pass, its network compiled against eager, on a ready batch;
 - AdamW and SGD on the parameters of a BERT and of a ResNet-50: fused and `foreach` against torch's
   own choice for the device (a loop over parameters on a CPU, `foreach` on a GPU).
 """
@@ -17,10 +18,13 @@ from typing import Any
 import torch
 from _text_step import TEXT_WORKLOADS
 from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
+from step_cost import WORKLOADS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrr_lightning.distillation.losses import kl_divergence
+from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.networks import build_network
 from rrr_lightning.random import keyed_generator
 
@@ -65,6 +69,36 @@ def losses(device: str) -> list[Comparison]:
     return [Comparison(name, arm(step(kl_divergence)), arm(step(at_once)), None)]
 
 
+def students(device: str) -> list[Comparison]:
+    """Returns the comparisons of compiled students."""
+    text, image = TEXT_WORKLOADS[device], WORKLOADS[device]
+    tokens = {name: each.to(device) for name, each in next(iter(text.batches(1))).items()}
+    pixels = next(iter(image.batches(1)))[0].to(device)
+    half = text.precision == "bf16-mixed"
+
+    def step(make: Callable[[bool], nn.Module], batch: Any, compiled: bool) -> Step:
+        model = make(compiled).to(device).train()
+
+        def run() -> None:
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                rows = model(batch)
+            rows.float().sum().backward()
+
+        return run
+
+    def bert(compiled: bool) -> nn.Module:
+        return MaskedLanguageModel(text.network, text.vocabulary, compile_network=compiled, seed=0)
+
+    def resnet(compiled: bool) -> nn.Module:
+        return ImageClassifier(image.network, image.classes, compile_network=compiled, seed=0)
+
+    return [
+        Comparison(f"{name}, forward and backward: compiled / eager", arm(step(make, batch, True)),
+                   arm(step(make, batch, False)), None)
+        for name, make, batch in (("BERT", bert, tokens), ("ResNet", resnet, pixels))
+    ]  # fmt: skip
+
+
 def optimizers(device: str) -> list[Comparison]:
     """Returns the comparisons of optimizers."""
     bert = TEXT_WORKLOADS[device].student
@@ -98,7 +132,7 @@ def main() -> int:
     device = arguments.device
     size = device, arguments.repeats, WARM_UP, arguments.steps
     about = {"device": device, "machine": describe_machine(device)}
-    compared = [*losses(device), *optimizers(device)]
+    compared = [*losses(device), *students(device), *optimizers(device)]
     return report([each.run(*size) | about for each in compared], arguments.json)
 
 
