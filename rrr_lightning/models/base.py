@@ -131,7 +131,14 @@ class StudentModule(TrainingLoss, ABC):
             yield
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keys dropout and its like by (seed, step, micro-batch, rank)."""
+        """Keys dropout and its like by (seed, step, micro-batch, rank), and frees gradients early.
+
+        Lightning lets go of the gradients of the step before after the forward pass, which then has
+        to find room beside them.
+        """
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            for optimizer in self.trainer.optimizers:
+                self.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
         rekey(self.seed, "step", *micro_step(self.trainer, batch_idx))
 
     # ------------------------------------------------------------------------------ optimization

@@ -47,6 +47,22 @@ def test_the_learning_rate_is_stepped_once_per_optimizer_step() -> None:
     assert curve(warmup_fraction=1 / 3, steps=6) == plain
 
 
+class Before(ImageClassifier):
+    """Notes whether gradients are there when the forward pass begins."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        held = getattr(self, "held", [])
+        self.held = [*held, any(each.grad is not None for each in self.parameters())]
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("accumulate", "held"), [(1, [False] * 4), (2, [False, True] * 4)])
+def test_gradients_are_freed_before_the_forward_pass(accumulate: int, held: list[bool]) -> None:
+    module = Before("cifar_resnet8", 4, learning_rate=0.1, seed=0)
+    fit(module, steps=4, accumulate_grad_batches=accumulate)
+    assert module.held == held
+
+
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
     assert curve(steps=2) == [0.1, 0.05]
 
