@@ -46,7 +46,7 @@ def test_another_precision_is_compared_and_not_timed(tmp_path: Path) -> None:
     (row,) = json.loads(file.read_text())
     assert row["name"] == "ResNet-20, 32 pixels, in 16: top-1 agreement with float32"
     assert row["n"] == 40
-    assert 0 < row["mean_kl_nats"] < 1
+    assert abs(row["mean_kl_nats"]) < 1e-3  # after two steps little but rounding
 
 
 def test_a_teacher_of_ones_own_is_compared_on_its_images(tmp_path: Path) -> None:
