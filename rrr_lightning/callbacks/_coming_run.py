@@ -26,6 +26,8 @@ from rrr_lightning.models.base import StudentModule, describe_data
 FORMAT = 2  # of what is noted of a run
 LOOKED_AT = 16  # samples whose views are compared
 LOOKED_AT_STEPS = 8
+# Through which a module or a data module changes batches on their way from the data set.
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Arguments of data modules that change no view of a sample, or whose effect the views themselves
 # tell better: a path may be spelt in many ways.
 _NO_PART = {
@@ -184,15 +186,34 @@ def distilled_steps(schedule: DistillationSchedule, total_steps: int) -> range:
     return range(positive[0], positive[-1] + 1, every) if positive else range(0)
 
 
+def check_hooks(module: LightningModule, data: object) -> None:
+    """Refuses code of others between the data set and the step: no digest tells what it does.
+
+    Raises:
+        InputError: A hook on batches is neither Lightning's nor this library's.
+    """
+    for key, part in (("model", module), ("data", data)):
+        for name in HOOKS:
+            if not getattr(part, name).__module__.startswith(("rrr_lightning.", "lightning.")):
+                raise InputError(
+                    "stored targets cannot be held against views that a hook of others changes",
+                    key=key,
+                    found=f"{type(part).__name__}.{name}",
+                    accepted="augmentation in the transform of the data set, or a live teacher",
+                )
+
+
 def check_same_run(store: TargetStore, module: LightningModule, trainer: Trainer) -> None:
     """Refuses targets of another run.
 
     Raises:
-        InputError: Something that the targets depend on differs.
+        InputError: Something that the targets depend on differs, or cannot be compared.
     """
+    data = keyed_data(trainer)
+    check_hooks(module, data)
     stored = store.plan.run
     steps = [int(name.split()[-1]) for name in stored if name.startswith("views of step")]
-    compare_runs(describe_run(module, keyed_data(trainer), steps), stored, store.folder)
+    compare_runs(describe_run(module, data, steps), stored, store.folder)
 
 
 def compare_runs(found: Mapping[str, Any], stored: Mapping[str, Any], folder: Path) -> None:

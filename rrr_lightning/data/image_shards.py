@@ -202,16 +202,31 @@ def _end_with_the_parent() -> None:
 def verify_shards(shards: list[Shard], folder: Path) -> int:
     """Reads all shards again and returns their number of images.
 
+    Those that are not as they were written are taken off the list of the finished ones, so that
+    `prepare_shards` writes them again.
+
     Raises:
-        InputError: One is missing or is not as it was written.
+        InputError: One is missing, is not as it was written, or has other images than the source.
     """
-    entries = _read_list(folder).get("shards", {})
+    known = _read_list(folder)
+    entries = known.get("shards", {})
     for shard in shards:
         entry, path = entries.get(shard.name), folder / shard.name
         if entry is None or not path.is_file():
-            raise InputError("is missing", key="--out", found=str(path))
-        if entry["rows"] != len(shard.paths) or entry["sha256"] != _checksum(path):
-            raise InputError("is not as it was written", key="--out", found=str(path))
+            raise InputError("is missing or not finished", key="--out", found=str(path))
+        if entry["rows"] != len(shard.paths):
+            raise InputError("has other images than the source", key="--out", found=str(path))
+    names = [shard.name for shard in shards]
+    damaged = [name for name in names if entries[name]["sha256"] != _checksum(folder / name)]
+    if damaged:
+        whole = {name: entry for name, entry in entries.items() if name not in damaged}
+        _write_list(folder, {**known, "shards": whole})
+        raise InputError(
+            f"{len(damaged)} of {len(names)} files are not as they were written",
+            key="--out",
+            found=", ".join(damaged),
+            accepted="the same command again, without --verify, which writes them anew",
+        )
     return sum(len(shard.paths) for shard in shards)
 
 

@@ -62,7 +62,9 @@ def mix_up(
     """
     with keyed_randomness(*key):
         share = 1 - float(torch.distributions.Beta(alpha, alpha).sample())
-        partner_B = torch.randperm(len(labels)).to(labels.device)
+        # Pinned, so that the host does not wait for its copy.
+        partner_B = torch.randperm(len(labels), pin_memory=labels.is_cuda)
+    partner_B = partner_B.to(labels.device, non_blocking=labels.is_cuda)
     targets_BK = soft_targets(labels, num_classes)
     mixed_BCHW = images_BCHW.lerp(images_BCHW[partner_B], share)
     return mixed_BCHW, targets_BK.lerp(targets_BK[partner_B], share)

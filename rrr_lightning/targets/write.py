@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from rrr_lightning.callbacks._coming_run import distilled_steps
+from rrr_lightning.callbacks._coming_run import check_hooks, distilled_steps
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._sources import LiveTeachers
 from rrr_lightning.callbacks._teachers import match_teachers, place_teachers
@@ -69,6 +69,7 @@ def write_targets(
     ledger = WritingLedger(choice.folder)
     steps = distilled_steps(distillation.schedule, trainer.max_steps)
     _check_request(distillation, steps)
+    check_hooks(module, data)
     coming = ComingBatches(trainer, module, data)
     distillation.load(module)
     try:

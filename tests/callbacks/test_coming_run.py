@@ -13,44 +13,19 @@ import pytest
 import torch
 
 from rrr_lightning.callbacks._coming_run import (
+    HOOKS,
     LOOKED_AT,
     LOOKED_AT_STEPS,
     all_samples,
     looked_at,
     views_of,
 )
-from rrr_lightning.data.embedded import EmbeddedDigits, StoredImages
+from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.data.images import ImageDataModule
 from rrr_lightning.errors import InputError
 from tests.data.test_image_sources import make_folder
 from tests.data.text_toy import text_data, write_corpus, write_documents
 from tests.targets.runs import classifier, digits, train, with_targets, write
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("targets")
-    write(folder, [classifier(7)], classes=3)
-    return folder
-
-
-Change = Callable[[StoredImages], None]
-
-
-@pytest.fixture
-def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
-    """Has the digits changed whenever they are loaded from now on."""
-    load = EmbeddedDigits.load
-
-    def register(change: Change) -> None:
-        def loaded(data: EmbeddedDigits) -> tuple[StoredImages, StoredImages]:
-            training, validation = load(data)
-            change(training)
-            return training, validation
-
-        monkeypatch.setattr(EmbeddedDigits, "load", loaded)
-
-    return register
 
 
 def seen(step: int) -> list[int]:
@@ -62,7 +37,7 @@ def seen(step: int) -> list[int]:
 
 
 def test_one_other_label_is_enough(
-    folder: Path, tmp_path: Path, changed: Callable[[Change], None]
+    folder: Path, tmp_path: Path, changed: Callable[..., None]
 ) -> None:
     used = {index for step in range(6) for index in seen(step)}
     unseen = min(set(range(len(digits().sets[0]))) - used)
@@ -136,7 +111,7 @@ def test_views_are_looked_at_over_all_steps(steps: range, expected: list[int]) -
 
 
 @pytest.mark.parametrize("place", range(0, 12, 3))
-def test_every_view_that_is_looked_at_counts(changed: Any, place: int) -> None:
+def test_every_view_that_is_looked_at_counts(changed: Callable[..., None], place: int) -> None:
     before = views_of(digits(), 5, 4)
     assert views_of(digits(), 5, 4) == before
     index = seen(5)[place]
@@ -164,6 +139,23 @@ def test_sixteen_samples_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyP
     digests = [views_of(data, step, LOOKED_AT // len(steps)) for step in steps]
     assert digests == [stored[f"views of step {step}"] for step in steps]
     assert sum(asked) == LOOKED_AT
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_views_that_hooks_of_others_change_are_refused(
+    folder: Path, tmp_path: Path, key: str, hook: str
+) -> None:
+    parts: dict[str, Any] = {"model": classifier(), "data": digits()}
+    own = {hook: lambda self, batch, *_: batch}
+    parts[key].__class__ = type("Augmented", (type(parts[key]),), own)
+    run = {"module": parts["model"], "data": parts["data"]}
+    line = rf"^{key}: stored targets cannot .* found 'Augmented\.{hook}'; accepted: augmentation in"
+    with pytest.raises(InputError, match=line):
+        train(tmp_path, with_targets(folder), **run)
+    with pytest.raises(InputError, match=line):
+        write(tmp_path / "targets", [classifier(7)], **run)
+    assert not (tmp_path / "targets").exists()
 
 
 # ------------------------------------------------------------------------------ versions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.data.embedded import EmbeddedDigits, StoredImages
+from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.distillation.losses import KLDivergence, LogitMSE
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import fit, make_module
-from tests.targets.runs import (
-    classifier,
-    digits,
-    train,
-    with_targets,
-    with_teachers,
-    write,
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("targets")
-    write(folder, [classifier(7), classifier(8)], classes=3)
-    return folder
+from tests.targets.runs import classifier, digits, train, with_targets, with_teachers, write
 
 
 class Notes(Callback):
@@ -88,16 +75,12 @@ def test_targets_of_another_run_are_refused(
 
 
 def test_other_views_are_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, changed: Callable[..., None]
 ) -> None:
-    load = EmbeddedDigits.load
-
-    def brighter(data: EmbeddedDigits) -> tuple[StoredImages, StoredImages]:
-        training, validation = load(data)
+    def brighten(training: StoredImages) -> None:
         training.images += 1
-        return training, validation
 
-    monkeypatch.setattr(EmbeddedDigits, "load", brighter)
+    changed(brighten)
     with pytest.raises(InputError, match=r"^distillation\.targets: the views of step 0 are not"):
         train(tmp_path, with_targets(folder))
 

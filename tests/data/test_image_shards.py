@@ -111,14 +111,31 @@ def test_verification_finds_what_changed(source: Path, tmp_path: Path) -> None:
     path = out / shards[1].name
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-    with pytest.raises(InputError, match=r"is not as it was written; found '.*00001-of-00003"):
+    line = r"1 of 4 files are not .*; found 'train-00001-of-00003.parquet'; accepted: the same com"
+    with pytest.raises(InputError, match=line):
         verify_shards(shards, out)
+    with pytest.raises(InputError, match="is missing or not finished"):
+        verify_shards(shards, out)
+    assert prepared(source, out) == [path.name], "the next preparation mends it"
+    assert path.read_bytes() == whole
+    assert verify_shards(shards, out) == 10
     path.unlink()
     with pytest.raises(InputError, match="is missing"):
         verify_shards(shards, out)
     (out / "prepared.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot be read as JSON; found '.*prepared.json'"):
         verify_shards(shards, out)
+
+
+def test_verification_against_another_source_drops_nothing(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepared(source, out)
+    (source / "train" / "ant" / "0.jpg").unlink()
+    shards = cut_into_shards(source, ["train", "val"], per_shard=3)
+    before = (out / "prepared.json").read_bytes()
+    with pytest.raises(InputError, match="--out: has other images than the source; found"):
+        verify_shards(shards, out)
+    assert (out / "prepared.json").read_bytes() == before
 
 
 def test_a_corrupt_image_is_named_and_the_rest_is_kept(source: Path, tmp_path: Path) -> None:
