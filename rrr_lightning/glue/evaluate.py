@@ -10,7 +10,16 @@ from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.comparable import check_comparable
-from rrr_lightning.glue.plan import Plan, Run, check_start, chosen_tasks, make_plan, write_settings
+from rrr_lightning.glue.plan import (
+    Plan,
+    Run,
+    check_finished,
+    check_running,
+    check_start,
+    chosen_tasks,
+    make_plan,
+    write_settings,
+)
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
@@ -70,7 +79,9 @@ def evaluate(
     if other is not None:
         if other.resolve() == home.resolve():
             raise InputError("is --out itself", key="--compare", found=str(compare_with))
-        check_comparable(read_record(other, "--compare"), merged, other)
+        before = read_record(other, "--compare")
+        check_comparable(before, merged, other)
+        check_finished(before.runs(other), before.fingerprint, "--compare")
     plan = _plan(merged, names, table, home)
     check_start(plan)
     known: dict[str, Any] = {}
@@ -81,7 +92,7 @@ def evaluate(
 
         places = find_places(devices, slurm)
         rows, speed = look_at(plan.left, checkpoint, places)
-        check_rows(merged.results(home), rows)
+        check_rows(_results(merged, home), rows)
         known = {"rows": rows, "samples_per_second": speed}
         for note in plan.notes:
             say(note + "\n")
@@ -91,6 +102,7 @@ def evaluate(
         # Once more: another call may have written here while this one looked at its data.
         merged = merge(record, home)
         plan = _plan(merged, names, table, home, **known)
+        check_running(plan)
         merged.write(home)
         write_settings(plan)
         if plan.left and places is not None:
@@ -102,7 +114,7 @@ def evaluate(
     if other is not None and not outcome.complete:
         say(f"Not set against {other}: jobs are missing.\n")
     elif other is not None:
-        first = read_record(other, "--compare").results(other)
+        first = _results(read_record(other, "--compare"), other, "--compare")
         say("\n" + write_comparison(first, results, (other, home), home))
     return results, outcome
 
@@ -121,6 +133,7 @@ def _plan(
         home,
         predict_test=record.predict_test,
         mnli_seed=record.mnli_seed,
+        fingerprint=record.fingerprint,
         **known,
     )
 
@@ -133,9 +146,15 @@ def _hours(plan: Plan, places: Places) -> str:
     return f"{len(seconds)} jobs, {at_once} at a time, about {left}\n"
 
 
+def _results(record: Record, home: Path, key: str = "--out") -> Results:
+    """What has finished, once it is known to have been trained as the record says."""
+    check_finished(record.runs(home), record.fingerprint, key)
+    return record.results(home)
+
+
 def _report(record: Record, home: Path, say: Callable[[str], object]) -> Results:
     """Writes the report on everything that the folder holds, and prints it."""
-    results = record.results(home)
+    results = _results(record, home)
     say("\n" + write_report(results, home) + "\n")
     for file in (JSON, TABLE, MARKDOWN, *([PICTURE] if results.tasks else [])):
         say(f"{home / file}\n")

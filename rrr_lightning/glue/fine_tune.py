@@ -32,7 +32,8 @@ from rrr_lightning.checkpointing import (
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.plan import NETWORK
+from rrr_lightning.glue.fingerprint import fingerprint
+from rrr_lightning.glue.plan import CELLS, NETWORK
 from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.glue.scores import REPORTED
 from rrr_lightning.jobs.process import RESULT, read_json, write_json
@@ -51,11 +52,18 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Args:
         told: The settings of a `Run`.
         folder: Where to write.
+
+    Raises:
+        InputError: The checkpoint is not the one that the settings are for, or the training has
+            diverged.
     """
     start = time.monotonic()
     data = make_data(told)
+    check_checkpoint_of(told)
     model = make_network(told, data.num_classes)
-    steps = settings_of(told).steps(data.rows_trained)
+    check_checkpoint_of(told)  # once more: it may have been replaced while it was looked at
+    settings = settings_of(told)
+    steps = settings.steps(data.rows_trained)
     checkpoint = last_checkpoint(folder)
     first_step = check_checkpoint(checkpoint, model)["global_step"] if checkpoint.exists() else 0
     trainer = _trainer(told, folder, steps, first_step)
@@ -79,6 +87,8 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         },
         "rows": data.rows,
         "official_rows": data.official_rows,
+        "settings": {each.name: getattr(settings, each.name) for each in CELLS},
+        "fingerprint": told.get("fingerprint"),
         "steps": steps,
         "device": trainer.strategy.root_device.type,
         "precision": trainer.precision,
@@ -87,6 +97,30 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     write_json(folder / RESULT, result)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return result
+
+
+def check_checkpoint_of(told: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that has changed since the evaluation began.
+
+    The network of MNLI is not looked at, and nothing is where no fingerprint is known.
+
+    Args:
+        told: The settings of a `Run`.
+
+    Raises:
+        InputError: The checkpoint has another fingerprint.
+    """
+    expected = told.get("fingerprint")
+    if expected is None or settings_of(told).start == "mnli":
+        return
+    found = fingerprint(told["checkpoint"])
+    if found != expected:
+        raise InputError(
+            f"{told['checkpoint']} has changed since the evaluation began",
+            key="--checkpoint",
+            found=found,
+            accepted=f"{expected}; take a copy that nothing writes to any more",
+        )
 
 
 def make_data(told: Mapping[str, Any]) -> GlueDataModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.jobs import Job
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, read_json, still_running, write_json
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"
 ALL = "all"
 CHECKPOINTS = "checkpoints"  # the folder that `checkpointing.last_checkpoint` looks into
 CELLS = [each for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
+TRAINED_BY = {*(each.name for each in CELLS), "fingerprint"}
 START_SECONDS = 20.0
 JUDGED_FASTER = 3.0  # a forward pass against a training step
 
@@ -98,6 +99,7 @@ def make_plan(
     samples_per_second: float = 100.0,
     predict_test: bool = False,
     mnli_seed: int | None = None,
+    fingerprint: str | None = None,
 ) -> Plan:
     """Plans the fine-tuning of a checkpoint.
 
@@ -112,6 +114,7 @@ def make_plan(
         predict_test: Whether the test splits are predicted too, also by what is not reported: a
             later call may ask for it.
         mnli_seed: Seed of the run of MNLI that tasks start from; by default its first one.
+        fingerprint: What tells the checkpoint from others; by default the jobs take it as it is.
     """
     home = Path(out).absolute() / "jobs"
     wanted = {(task, seed): True for task in tasks for seed in protocol.tasks[task].seeds}
@@ -139,6 +142,8 @@ def make_plan(
             "predict_test": predict_test,
         }
         del told["seeds"]
+        if fingerprint is not None:
+            told["fingerprint"] = fingerprint
         begins = bool(followers) and (task, seed) == source
         run = Run(task, seed, home / _name(task, seed), told, reported, begins)
         trained, judged = (rows or {}).get(task) or _official_rows(task)
@@ -167,22 +172,91 @@ def check_start(plan: Plan) -> None:
             )
 
 
+def check_running(plan: Plan) -> None:
+    """Refuses other settings for a job that still runs by those of an earlier call.
+
+    Jobs on a cluster outlive a runner that was killed.
+
+    Raises:
+        InputError: There is one.
+    """
+    for run in plan.left:
+        names = _told_otherwise(run)
+        note = still_running(run.folder) if names else None
+        if note is not None:
+            raise InputError(
+                f"{run.name} is still run by the settings of an earlier call, with another "
+                + " and ".join(names),
+                key="--out",
+                found=f"process {note.get('group', note.get('pid'))} on {note.get('host')}",
+                accepted="the same call after that one has ended, or the earlier settings",
+            )
+
+
+def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
+    """Refuses a finished run that was trained by other settings than were planned.
+
+    Results of earlier versions, which do not say how they were trained, are trusted.
+
+    Args:
+        runs: All runs, as the record of their folder has them.
+        fingerprint: What tells their checkpoint from others.
+        key: The option that names the folder.
+
+    Raises:
+        InputError: There is one.
+    """
+    for run in runs:
+        if not (run.folder / MARKER).exists():
+            continue
+        left = read_json(run.folder / MARKER)["result"]
+        before = {"fingerprint": left.get("fingerprint") or fingerprint, **left.get("settings", {})}
+        now = {**run.settings, "fingerprint": fingerprint}
+        other = {name: value for name, value in before.items() if now.get(name, value) != value}
+        if other:
+            planned = {name: now[name] for name in other}
+            gone = f"{run.folder} is removed"
+            if run.is_start:
+                gone += ", and the folders of the runs that started from it"
+            raise InputError(
+                f"{run.name} was trained by other settings than those of its folder",
+                key=key,
+                found=other,
+                accepted=f"{planned}, or the same call once {gone}",
+            )
+
+
 def write_settings(plan: Plan) -> None:
     """Writes what the jobs that have not finished are told.
 
-    What a job has trained by other settings, or from a run of MNLI that is done again, is removed.
+    What a job has trained by other settings, from another checkpoint, or from a run of MNLI that is
+    done again, is removed.
     """
     left = {run.name for run in plan.left}
     for run, job in zip(plan.runs, plan.jobs, strict=True):
         if run.name not in left:
             continue
-        path = run.folder / SETTINGS
-        before = read_json(path) if path.exists() else run.settings
-        changed = any(before.get(each.name) != run.settings[each.name] for each in CELLS)
+        changed = not TRAINED_BY.isdisjoint(_told_otherwise(run))
         if changed or not left.isdisjoint(job.needs):
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, dict(run.settings))
+        write_json(run.folder / SETTINGS, dict(run.settings))
+
+
+def _told_otherwise(run: Run) -> list[str]:
+    """What a job's settings file, if there is one, says otherwise than the plan.
+
+    Where a checkpoint lies does not matter. Earlier versions did not write its fingerprint.
+    """
+    path = run.folder / SETTINGS
+    if not path.exists():
+        return []
+    before = {"fingerprint": run.settings.get("fingerprint"), **read_json(path)}
+    return [
+        name
+        for name, value in run.settings.items()
+        if name != "checkpoint" and before.get(name) != value
+    ]
 
 
 def _name(task: str, seed: int) -> str:

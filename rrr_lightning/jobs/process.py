@@ -80,6 +80,23 @@ def run_command(
         lock.release()
 
 
+def still_running(folder: Path) -> dict[str, str | int] | None:
+    """Returns the note of the process that runs a job's command, None where none does.
+
+    The caller holds the folder of all jobs. So a local job belongs to an earlier runner and ends
+    soon: it is waited for.
+
+    Args:
+        folder: The job's folder.
+    """
+    end = time.monotonic() + GRACE_SECONDS + 10 * POLL_SECONDS
+    while (note := holder(folder / LOCK)) is not None:
+        if note.get("runner") == "" or time.monotonic() > end:
+            break
+        time.sleep(POLL_SECONDS)
+    return note
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file so that it is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")

@@ -22,6 +22,8 @@ from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, last_line, rea
 from rrr_lightning.jobs.submission import Submission, Submitter
 
 ATTEMPTS = 2
+REFUSALS = 3  # of one job by the cluster, after which it counts as failed
+PAUSE_SECONDS = 60.0  # after a refused one, where no job runs whose end could be waited for
 WRONG_INPUT = 2  # exit code of `rrr` for bad input, which a second attempt would not mend
 SCRATCH = ".submitted"
 
@@ -60,9 +62,9 @@ class Failure:
     """How a job failed.
 
     Attributes:
-        code: Exit code of its command; None if its process was killed.
+        code: Exit code of its command; None if its process was killed, or never started.
         log: File with the command's output.
-        line: Last line of that output.
+        line: Last line of that output, or what the cluster said when it did not take the job.
     """
 
     code: int | None
@@ -99,7 +101,8 @@ def run_jobs(
 ) -> Outcome:
     """Runs the jobs that have not finished yet, and prints `N jobs run` in the end.
 
-    A crashed job is tried once more, then reported, and takes along only those that need it.
+    A crashed job is tried once more, then reported, and takes along only those that need it. One
+    that the cluster does not take is offered again, three times in all.
 
     Args:
         jobs: All jobs, in any order.
@@ -109,7 +112,8 @@ def run_jobs(
         held: The folder, where the caller holds it; held by this call by default.
 
     Raises:
-        InputError: The jobs do not fit together, or another runner works in the folder.
+        InputError: The jobs do not fit together, another runner works in the folder, or the cluster
+            does not take the first job.
     """
     _check(jobs)
     todo = {job.name: job for job in jobs if not job.finished}
@@ -126,7 +130,8 @@ def run_jobs(
             finally:
                 display.close()
     for job, failure in outcome.failed.items():
-        display.say(f"{job} failed: {failure.line} (see {failure.log})")
+        log = f" (see {failure.log})" if failure.log.exists() else ""
+        display.say(f"{job} failed: {failure.line}{log}")
     display.say(f"{outcome.ran} jobs run")
     return outcome
 
@@ -148,6 +153,8 @@ class _Run:
         self.running: dict[int, tuple[Job, Submission]] = {}
         self.places = places
         self.attempts = dict.fromkeys(todo, 0)
+        self.refusals = dict.fromkeys(todo, 0)
+        self.pause_end: float | None = None
         self.submitter = submitter
         self.display = display
         self.outcome = outcome
@@ -162,7 +169,7 @@ class _Run:
                     del self.running[place]
                     self._settle(job, submission)
             self.display.tick()
-            if self.running:
+            if self.running or self._pauses():
                 time.sleep(POLL_SECONDS / 2)
 
     def _fill_places(self) -> None:
@@ -171,14 +178,45 @@ class _Run:
         ready.sort(key=lambda job: -self.weights[job.name])
         free = [place for place in range(self.places) if place not in self.running]
         for place, job in zip(free, ready, strict=False):
-            del self.waiting[job.name]
-            self.attempts[job.name] += 1
+            if self._pauses():
+                return
+            self._submit(job, place)
+
+    def _submit(self, job: Job, place: int) -> None:
+        """Starts a job, unless the cluster does not take it."""
+        try:
             submission = self.submitter.submit(job.name, job.folder, job.command, place)
-            self.running[place] = (job, submission)
-            self.display.started(job.name)
+        except InputError as error:
+            if not any(self.attempts.values()):
+                raise
+            self._refused(job, str(error))
+            return
+        del self.waiting[job.name]
+        self.pause_end = None
+        self.attempts[job.name] += 1
+        self.running[place] = (job, submission)
+        self.display.started(job.name)
+
+    def _refused(self, job: Job, line: str) -> None:
+        """Lets a job that the cluster has not taken wait, or gives it up."""
+        self.pause_end = time.monotonic() + PAUSE_SECONDS
+        self.refusals[job.name] += 1
+        if self.refusals[job.name] < REFUSALS:
+            self.display.say(f"{job.name} was not taken and will be tried once more: {line}")
+            return
+        del self.waiting[job.name]
+        self.outcome.failed[job.name] = Failure(None, job.folder / LOG, line)
+        self.display.skipped(job.name, "failed: it was not taken")
+
+    def _pauses(self) -> bool:
+        """Whether a job was refused, and none has ended since or the pause is not over."""
+        if self.pause_end is None:
+            return False
+        return bool(self.running) or time.monotonic() < self.pause_end
 
     def _settle(self, job: Job, submission: Submission) -> None:
         """Notes how a job has ended, and gives a crashed one another try."""
+        self.pause_end = None
         if job.finished:
             self.unfinished.remove(job.name)
             self.outcome.ran += 1

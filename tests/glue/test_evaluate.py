@@ -22,6 +22,7 @@ from rrr_lightning.glue import evaluate as module
 from rrr_lightning.glue import fine_tune, inputs
 from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.jobs import hold
+from rrr_lightning.jobs.locks import Lock
 from rrr_lightning.jobs.process import MARKER
 from tests.data.glue_files import write_lines, write_parquet
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
@@ -289,6 +290,51 @@ def test_a_smaller_rate_after_divergence(
     slow = {**SETTINGS_OF_TESTS, "rte": {"learning_rate": 1e-5}}
     results, _ = run(body, data, tmp_path / "out", "rte", protocol="quick", settings=slow)
     assert [each.settings["learning_rate"] for each in results.tasks] == [1e-4, 1e-5]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_checkpoint_that_changes_meanwhile_is_not_mixed(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(body, tmp_path / "body")
+
+    def change_after_the_first(jobs: Any, folder: Path, *more: Any) -> Any:
+        run_here(jobs[:1], folder, *more)
+        write_body(copy, initializer_range=0.5)
+        return run_here(jobs, folder, *more)
+
+    monkeypatch.setattr(module, "run_jobs", change_after_the_first)
+    with pytest.raises(InputError, match=r"--checkpoint: .*/body has changed since the evaluation"):
+        run(str(copy), data, tmp_path / "out", protocol="quick")
+    assert len(list(tmp_path.glob("out/jobs/*/done.json"))) == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_job_of_an_earlier_call_does_not_pass_for_one_of_this(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(body, data, tmp_path / "before", "rte", protocol="quick")
+    done = tmp_path / "before" / "jobs" / "rte-3" / MARKER
+
+    def ended_meanwhile(jobs: Any, folder: Path, *more: Any) -> Any:
+        shutil.copy(done, folder / "jobs" / "rte-3" / MARKER)
+        return run_here(jobs, folder, *more)
+
+    monkeypatch.setattr(module, "run_jobs", ended_meanwhile)
+    other = {**SETTINGS_OF_TESTS, "rte": {"learning_rate": 1e-5}}
+    with pytest.raises(InputError, match=r"--out: rte-3 was trained by other settings .*: 0\.0001"):
+        run(body, data, out, "rte", protocol="quick", settings=other)
+    assert not (out / "glue.json").exists()
+    # While it runs, the plan stays as it is.
+    (out / "jobs" / "rte-3" / MARKER).unlink()
+    plan = (out / "plan.json").read_text()
+    lock = Lock(out / "jobs" / "rte-3" / ".lock")
+    assert lock.take({"host": "node1", "pid": 7, "runner": ""})
+    with pytest.raises(InputError, match=r"--out: rte-3 is still run .* another learning_rate"):
+        run(body, data, out, "rte", protocol="quick")
+    assert (out / "plan.json").read_text() == plan
+    lock.release()
 
 
 @pytest.mark.usefixtures("here")

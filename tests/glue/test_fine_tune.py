@@ -17,8 +17,16 @@ from rrr_lightning.data.stored_tokenizer import stored_tokenizer
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue import fine_tune as module
 from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.fine_tune import fine_tune, main, make_data, make_network
+from rrr_lightning.glue.fine_tune import (
+    check_checkpoint_of,
+    fine_tune,
+    main,
+    make_data,
+    make_network,
+)
+from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import NETWORK
+from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.jobs.process import read_json, write_json
 from rrr_lightning.models.text_classifier import TextClassifier
 from tests.glue.tiny import JUDGED, TRAIN, told
@@ -170,6 +178,34 @@ def test_a_job_that_is_told_to_end_has_not_finished(
     assert stored["global_step"] == 3
     main()
     assert read_json(tmp_path / "result.json")["steps"] == TRAIN // 8
+
+
+def test_the_result_says_how_it_was_trained(body: str, data: str, tmp_path: Path) -> None:
+    settings = told(body, data, "cola", max_steps=1, fingerprint=fingerprint(body))
+    result = fine_tune(settings, tmp_path)
+    assert result["fingerprint"] == fingerprint(body)
+    assert result["settings"] == {name: settings[name] for name in result["settings"]}
+    assert set(result["settings"]) == set(TaskSettings.__dataclass_fields__) - {"seeds"}
+
+
+def test_a_checkpoint_that_has_changed_is_refused(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = told(body, data, max_steps=1, fingerprint="abc")
+    with pytest.raises(InputError) as refused:
+        fine_tune(settings, tmp_path)
+    assert str(refused.value) == (
+        f"--checkpoint: {body} has changed since the evaluation began; found "
+        f"'{fingerprint(body)}'; accepted: abc; take a copy that nothing writes to any more"
+    )
+    assert not (tmp_path / "result.json").exists()
+    # What starts from the network of MNLI was told of the checkpoint behind it.
+    check_checkpoint_of({**settings, "start": "mnli"})
+    # Replaced while it is loaded.
+    found = iter(["abc", "xyz"])
+    monkeypatch.setattr(module, "fingerprint", lambda _: next(found))
+    with pytest.raises(InputError, match="has changed since the evaluation began; found 'xyz'"):
+        fine_tune(settings, tmp_path)
 
 
 def test_wrong_input_ends_with_one_line(

@@ -12,6 +12,8 @@ from rrr_lightning.glue.plan import (
     NETWORK,
     SETTINGS,
     Plan,
+    check_finished,
+    check_running,
     check_start,
     chosen_tasks,
     make_plan,
@@ -19,7 +21,8 @@ from rrr_lightning.glue.plan import (
 )
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.jobs.process import MARKER, read_json
+from rrr_lightning.jobs.locks import Lock
+from rrr_lightning.jobs.process import LOCK, MARKER, read_json, write_json
 
 
 def plan_of(tasks: str, protocol: Protocol | None = None, **settings: object) -> Plan:
@@ -109,6 +112,68 @@ def test_what_other_settings_have_trained_is_removed(tmp_path: Path) -> None:
     assert write([1]) == ["cola-1", "mnli-1", "rte-1"]
     assert write([1], cola={"learning_rate": 1.0}) == ["mnli-1", "rte-1"]
     assert read_json(tmp_path / "jobs" / "cola-1" / SETTINGS)["learning_rate"] == 1.0
+
+
+def small_plan(folder: Path, fingerprint: str | None = "abc", **settings: object) -> Plan:
+    table = find_protocol("published", settings, seeds=[1])
+    tasks = ("rte", "cola")
+    return make_plan(tasks, table, "a", "data", folder, mnli_seed=1, fingerprint=fingerprint)
+
+
+def test_what_another_checkpoint_has_trained_is_removed(tmp_path: Path) -> None:
+    write_settings(small_plan(tmp_path, None))  # as earlier versions did
+    last = tmp_path / "jobs" / "cola-1" / "checkpoints" / "last.ckpt"
+    for fingerprint, kept in (("abc", True), ("abc", True), ("xyz", False)):
+        last.parent.mkdir(exist_ok=True)
+        last.touch()
+        write_settings(small_plan(tmp_path, fingerprint))
+        assert read_json(last.parents[1] / SETTINGS)["fingerprint"] == fingerprint
+        assert last.exists() == kept
+
+
+def test_the_settings_of_a_job_that_still_runs_stay(tmp_path: Path) -> None:
+    write_settings(small_plan(tmp_path, None))
+    lock = Lock(tmp_path / "jobs" / "cola-1" / LOCK)
+    assert lock.take({"host": "node1", "pid": 7, "group": 9, "runner": ""})
+    check_running(small_plan(tmp_path))
+    other = small_plan(tmp_path, cola={"learning_rate": 1.0, "epochs": 1})
+    with pytest.raises(InputError) as refused:
+        check_running(other)
+    assert str(refused.value) == (
+        "--out: cola-1 is still run by the settings of an earlier call, with another epochs and "
+        "learning_rate; found 'process 9 on node1'; accepted: the same call after that one has "
+        "ended, or the earlier settings"
+    )
+    lock.release()
+    check_running(other)
+
+
+def test_a_run_that_was_trained_by_other_settings_is_refused(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path)
+
+    def finish(name: str, **trained: object) -> Path:
+        folder = tmp_path / "jobs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MARKER, {"result": {"metrics": {}, **trained}})
+        return folder
+
+    finish("cola-1")  # an earlier version
+    finish("rte-1", settings={"learning_rate": 1e-5, "of a later version": 1}, fingerprint="abc")
+    check_finished(plan.runs, "abc", "--out")
+    folder = finish("cola-1", settings={"learning_rate": 1.0, "max_steps": None})
+    with pytest.raises(InputError) as refused:
+        check_finished(plan.runs, "abc", "--out")
+    assert str(refused.value) == (
+        "--out: cola-1 was trained by other settings than those of its folder; found "
+        "{'learning_rate': 1.0}; accepted: {'learning_rate': 5e-05}, or the same call once "
+        f"{folder} is removed"
+    )
+    finish("cola-1")
+    finish("mnli-1", settings={}, fingerprint="xyz")
+    with pytest.raises(
+        InputError, match=r"found {'fingerprint': 'xyz'}; .*mnli-1 is removed, and the folders of"
+    ):
+        check_finished(plan.runs, "abc", "--compare")
 
 
 def test_the_run_that_others_start_from_is_named() -> None:

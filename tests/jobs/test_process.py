@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -11,7 +12,14 @@ import pytest
 
 from rrr_lightning.jobs import process
 from rrr_lightning.jobs.locks import Lock, holder
-from rrr_lightning.jobs.process import ABANDONED, last_line, read_json, run_command
+from rrr_lightning.jobs.process import (
+    ABANDONED,
+    LOCK,
+    last_line,
+    read_json,
+    run_command,
+    still_running,
+)
 
 
 def sh(home: Path, script: str, runner: tuple[str, str] | None = None, **variables: str) -> int:
@@ -95,6 +103,25 @@ def test_a_command_left_over_from_a_killed_process_is_stopped(
     assert holder(lock.path)
     assert sh(tmp_path, ":") == 0
     assert left.wait() == -9
+
+
+def test_who_runs_a_job_is_known_and_a_local_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert still_running(tmp_path) is None
+    lock = Lock(tmp_path / LOCK)
+    assert lock.take(process._me(None))
+    note = still_running(tmp_path)
+    assert note is not None
+    assert note["pid"] == os.getpid()
+    lock.write(process._me(("", "an earlier runner")))
+    threading.Timer(0.3, lock.release).start()
+    assert still_running(tmp_path) is None
+    # One that does not end is named after a while.
+    monkeypatch.setattr(process, "GRACE_SECONDS", -10 * process.POLL_SECONDS)
+    assert lock.take(process._me(("", "an earlier runner")))
+    assert (still_running(tmp_path) or {})["runner"] == "an earlier runner"
+    lock.release()
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs import Places, find_places
+from rrr_lightning.jobs import Places, find_places, runner
 from rrr_lightning.jobs.process import write_json
 from tests.jobs.commands import job, journal, run
 
-# `sbatch` starts the script at once in the background; `srun` leaves out its own options.
+# `sbatch` starts the script at once in the background, and has no room for those submissions whose
+# numbers are in the file `full`; `srun` leaves out its own options.
 SBATCH = """#!/bin/sh
 grep -q bad_partition "$1" && { echo "invalid partition" >&2; exit 1; }
+echo "$1" >> "$QUEUE/asked"
+grep -qsx "$(wc -l < "$QUEUE/asked")" "$QUEUE/full" && { echo "the queue is full" >&2; exit 1; }
 cat "$1" >> "$QUEUE/scripts"
 export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
 setsid sh -c 'export SLURM_JOB_ID=$$; exec bash "$0"' "$1" > /dev/null 2>&1 &
@@ -90,6 +93,45 @@ def test_what_the_cluster_does_not_take_is_refused(cluster: Path, tmp_path: Path
     ):
         with pytest.raises(InputError, match=message):
             run(tmp_path, job(tmp_path, "a"), places=find_places("slurm", parameters))
+
+
+def test_a_job_that_the_queue_has_no_room_for_waits_until_another_has_ended(
+    cluster: Path, tmp_path: Path
+) -> None:
+    (cluster / "full").write_text("2\n")
+    first = job(tmp_path, "first", "sleep 1; echo ended >> ../journal", seconds=90)
+    second = job(tmp_path, "second")
+    outcome, lines = run(tmp_path, first, second, places=find_places("slurm"))
+    assert outcome.complete
+    assert journal(tmp_path) == ["first", "ended", "second"]
+    assert any(
+        line.startswith("second was not taken and will be tried once more: --slurm: ")
+        and line.endswith("the queue is full")
+        for line in lines
+    )
+    assert len((cluster / "asked").read_text().splitlines()) == 3
+    assert lines[-1] == "2 jobs run"
+
+
+def test_a_job_that_is_never_taken_fails_alone(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PAUSE_SECONDS", 0.1)
+    (cluster / "full").write_text("2\n3\n4\n")
+    jobs = [
+        job(tmp_path, "first", "sleep 0.5", seconds=200),
+        job(tmp_path, "never", seconds=100),
+        job(tmp_path, "after", needs=("never",)),
+        job(tmp_path, "last"),
+    ]
+    outcome, lines = run(tmp_path, *jobs, places=find_places("slurm"))
+    assert journal(tmp_path) == ["first", "last"]
+    assert list(outcome.failed) == ["never"]
+    assert outcome.failed["never"].code is None
+    assert outcome.failed["never"].line.endswith("the queue is full")
+    assert list(outcome.skipped) == ["after"]
+    assert lines[-2] == f"never failed: {outcome.failed['never'].line}"
+    assert lines[-1] == "2 jobs run"
 
 
 def test_local_jobs_see_the_interpreter_and_the_variables_of_their_place(tmp_path: Path) -> None:
