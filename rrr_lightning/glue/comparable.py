@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.record import Record
+from rrr_lightning.glue.compare import read_predictions
+from rrr_lightning.glue.protocol import TaskSettings
+from rrr_lightning.glue.record import Record, other_cell
+from rrr_lightning.glue.results import TaskResult
 from rrr_lightning.jobs.process import MARKER
 
 
@@ -33,8 +37,7 @@ def check_comparable(first: Record, second: Record, folder: Path) -> None:
     if first.data != second.data:
         _refuse(folder, "results of other data", first.data, second.data)
     for task in common:
-        if first.tasks[task].with_seeds(()) != second.tasks[task].with_seeds(()):
-            _refuse(folder, f"other settings of {task}", first.protocol, second.protocol)
+        _check_cells(task, first.tasks[task], second.tasks[task], folder, "other settings of")
     if any(second.tasks[task].start == "mnli" for task in common):
         _check_start(first, second, folder)
     names = [
@@ -60,15 +63,75 @@ def check_comparable(first: Record, second: Record, folder: Path) -> None:
         )
 
 
+def check_results(
+    first: Record,
+    second: Record,
+    folders: tuple[Path, Path],
+    rows: Mapping[str, tuple[int, int]],
+) -> None:
+    """Refuses results that cannot be set side by side, as far as is known before any job.
+
+    Args:
+        first: The evaluation that is compared with.
+        second: The evaluation that is judged.
+        folders: The folders of both.
+        rows: Rows to train and to judge on of the tasks that the second one has yet to run.
+
+    Raises:
+        InputError: A common task, or the run of MNLI that it starts from, had other numbers of rows
+            in the first one, or predictions of common runs cannot be read.
+    """
+    finished = second.results(folders[1]).tasks
+    starts = [each.start for each in finished if each.start is not None]
+    known = {**{each.task: _rows(each) for each in (*starts, *finished)}, **rows}
+    runs = {(each.task, seed) for each in finished for seed in each.scores}
+    for result in first.results(folders[0]).tasks:
+        if result.task not in second.tasks:
+            continue
+        for each in (result, result.start):
+            if each is not None:
+                _check_rows(each, known.get(each.task), folders[0])
+        for seed in result.scores:
+            if seed in second.tasks[result.task].seeds:
+                read_predictions(folders[0], result.task, seed)
+            if (result.task, seed) in runs:
+                read_predictions(folders[1], result.task, seed)
+
+
+def _rows(result: TaskResult) -> tuple[int, int]:
+    return result.trained_rows, result.judged_rows
+
+
+def _check_rows(before: TaskResult, now: tuple[int, int] | None, folder: Path) -> None:
+    """Refuses other numbers of rows, where they are known already."""
+    if now is not None and _rows(before) != now:
+        _refuse(
+            folder,
+            f"other data of {before.task}",
+            f"{before.trained_rows} rows to train and {before.judged_rows} to judge on",
+            f"{now[0]} and {now[1]}",
+        )
+
+
 def _check_start(first: Record, second: Record, folder: Path) -> None:
     """Refuses another run of MNLI under the tasks that start from it."""
-    what = "another run of MNLI to start from"
     if first.mnli_seed != second.mnli_seed:
-        _refuse(folder, f"{what}: its seed", first.mnli_seed, second.mnli_seed)
+        what = "another run of MNLI to start from: its seed"
+        _refuse(folder, what, first.mnli_seed, second.mnli_seed)
     before, now = first.cells.get("mnli"), second.cells.get("mnli")
     # Folders of earlier versions do not tell.
-    if before is not None and now is not None and before.with_seeds(()) != now.with_seeds(()):
-        _refuse(folder, f"{what}: its settings", first.protocol, second.protocol)
+    if before is not None and now is not None:
+        _check_cells("mnli", before, now, folder, "a start from other settings of")
+
+
+def _check_cells(
+    task: str, before: TaskSettings, now: TaskSettings, folder: Path, what: str
+) -> None:
+    """Refuses settings that differ, and names the first one."""
+    other = other_cell(task, before, now)
+    if other is not None:
+        name, found, accepted = other
+        _refuse(folder, f"{what} {task}, such as {name}", found, accepted)
 
 
 def _refuse(folder: Path, what: str, found: object, accepted: object) -> NoReturn:

@@ -11,6 +11,8 @@ start from one run of MNLI, the chance in that run is not known either, and the 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +184,7 @@ def _read_pair(
     task: str, seed: int, folders: tuple[Path, Path]
 ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
     """Predictions of both runs and the labels, by split."""
-    both = [_read(folder / "jobs" / f"{task}-{seed}" / PREDICTIONS) for folder in folders]
+    both = [read_predictions(folder, task, seed) for folder in folders]
     splits = [metric.split for metric in REPORTED[task]]
     labels = [{split: each[f"{split}.labels"] for split in splits} for each in both]
     if any(not np.array_equal(labels[0][split], labels[1][split]) for split in splits):
@@ -193,6 +195,27 @@ def _read_pair(
     return first, second, labels[0]
 
 
-def _read(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
+def read_predictions(folder: Path, task: str, seed: int) -> dict[str, Array]:
+    """Returns what a run has predicted on its validation splits, and their labels.
+
+    Args:
+        folder: The folder of an evaluation.
+        task: The task of the run.
+        seed: Its seed.
+
+    Raises:
+        InputError: The file is not there, or not whole.
+    """
+    path = folder / "jobs" / f"{task}-{seed}" / PREDICTIONS
+    kinds = ("predictions", "labels")
+    names = [f"{metric.split}.{kind}" for metric in REPORTED[task] for kind in kinds]
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: np.asarray(file[name], np.float64) for name in names}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"the predictions of {task}-{seed} cannot be read",
+            key="--compare",
+            found=str(path),
+            accepted="two whole folders that `rrr glue --out` wrote",
+        ) from error

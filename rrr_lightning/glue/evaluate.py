@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.comparable import check_comparable
+from rrr_lightning.glue.comparable import check_comparable, check_results
 from rrr_lightning.glue.plan import (
     Plan,
     Run,
@@ -96,6 +96,8 @@ def evaluate(
         known = {"rows": rows, "samples_per_second": speed}
         for note in plan.notes:
             say(note + "\n")
+    if other is not None:
+        check_results(before, merged, (other, home), known.get("rows", {}))
     if archive is not None:
         check_writable(archive)
     with hold(home) as held:

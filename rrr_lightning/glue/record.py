@@ -136,21 +136,25 @@ def merge(record: Record, folder: Path) -> Record:
     has finished, such as one that has diverged, the settings of the latest call hold.
 
     Raises:
-        InputError: The folder is of another checkpoint, other data or another protocol.
+        InputError: The folder is of another checkpoint, other data, another protocol or other
+            settings.
     """
     if _is_new(folder):
         return record
     before = read_record(folder, "--out")
     if not is_same(record.checkpoint, before.fingerprint, record.fingerprint):
-        _refuse(folder, "another checkpoint", before.checkpoint)
+        _refuse_checkpoint(folder, before.checkpoint, record.checkpoint)
     _same(folder, "other data", before.data, record.data)
     protocol = f"another protocol ({before.protocol})"
     _same(folder, protocol, base_name(before.protocol), base_name(record.protocol))
     now, settled = record.cells, _settled(before, folder)
     for task in settled & set(now):
         for known in (before.tasks.get(task), before.start if task == "mnli" else None):
-            if known is not None and known.with_seeds(now[task].seeds) != now[task]:
-                _refuse(folder, f"{protocol}, with other settings of {task}", before.protocol)
+            other = None if known is None else other_cell(task, known, now[task])
+            if other is not None:
+                name, found, asked = other
+                what = f"other settings of {task}: {name} is {asked} in this call"
+                _refuse(folder, what, found)
     if record.predict_test and not before.predict_test and any(folder.glob(f"jobs/*/{MARKER}")):
         raise InputError(
             f"the finished runs in {folder} have not predicted the test splits",
@@ -174,6 +178,23 @@ def merge(record: Record, folder: Path) -> Record:
         start=None if start is None else start.with_seeds([seed]),
     )
     return _named(merged)
+
+
+def other_cell(
+    task: str, before: TaskSettings, now: TaskSettings
+) -> tuple[str, object, object] | None:
+    """Returns the first setting of a task that differs, seeds aside, with both of its values.
+
+    >>> other_cell("rte", TaskSettings(3, 16, 1e-4, 0), TaskSettings(3, 16, 5e-4, 0))
+    ('rte.learning_rate', 0.0001, 0.0005)
+    """
+    for each in dataclasses.fields(TaskSettings):
+        values = [getattr(settings, each.name) for settings in (before, now)]
+        if each.name != "seeds" and values[0] != values[1]:
+            # An error without a value found would say nothing of it.
+            shown = ["none" if value is None else value for value in values]
+            return f"{task}.{each.name}", shown[0], shown[1]
+    return None
 
 
 def _settled(record: Record, folder: Path) -> set[str]:
@@ -216,15 +237,23 @@ def _is_new(folder: Path) -> bool:
     return True
 
 
-def _same(folder: Path, what: str, before: object, now: object, found: object = None) -> None:
+def _same(folder: Path, what: str, before: object, now: object) -> None:
     if before != now:
-        _refuse(folder, what, before if found is None else found)
+        _refuse(folder, what, before)
 
 
-def _refuse(folder: Path, what: str, found: object) -> NoReturn:
+def _refuse_checkpoint(folder: Path, before: str, now: str) -> NoReturn:
+    """Says of a path that is given again what has become of it."""
+    paths = [Path(each).expanduser().resolve() for each in (before, now)]
+    if paths[0] == paths[1]:
+        _refuse(folder, f"{now}, whose content has changed since")
+    _refuse(folder, f"another checkpoint than {now}", before)
+
+
+def _refuse(folder: Path, what: str, found: object = None) -> NoReturn:
     raise InputError(
         f"{folder} holds results of {what}",
         key="--out",
         found=found,
-        accepted="another folder, or the same checkpoint, data and protocol",
+        accepted="another folder, or the same checkpoint, data, protocol and settings",
     )

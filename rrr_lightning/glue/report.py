@@ -6,13 +6,13 @@ papers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.picture import draw
 from rrr_lightning.glue.results import Results, TaskResult, mean_and_deviation, write_files
-from rrr_lightning.glue.scores import COUNTED, averages
+from rrr_lightning.glue.scores import COUNTED, Average
 
 MARKDOWN, PICTURE = "glue.md", "glue.png"
 SUBSET = " ‡"
@@ -55,23 +55,7 @@ def markdown(results: Results) -> str:
         ),
         table(("average", "value ± standard error", "of what"), _average_rows(results)),
     ]
-    notes = []
-    if any(result.is_subset for result in results.tasks):
-        notes.append(SUBSET_NOTE)
-    for result in results.tasks:
-        if result.uneven:
-            name = official_name(result.task)
-            notes.append(f"{name}: its seeds had different numbers of rows; the last is shown.")
-        if result.missing:
-            seeds = ", ".join(map(str, result.missing))
-            notes.append(f"{official_name(result.task)}: no result of seed {seeds}.")
-    if results.without:
-        names = ", ".join(official_name(task) for task in results.without)
-        notes.append(f"No result of {names}.")
-    if any(len(result.values) > len(COUNTED[result.task]) for result in results.tasks):
-        notes.append("Metrics in brackets are shown and not counted in the score of their task.")
-    notes += start_notes(results)
-    return "\n\n".join([*parts, *notes, _settings_table(results)]) + "\n"
+    return "\n\n".join([*parts, *_notes(results), _settings_table(results)]) + "\n"
 
 
 def start_notes(results: Results) -> list[str]:
@@ -83,6 +67,26 @@ def start_notes(results: Results) -> list[str]:
 def official_name(task: str) -> str:
     """Returns the name that the benchmark gives a task."""
     return TASKS[task].folder
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Returns seeds as a report names them.
+
+    >>> seeds_in_words([2]), seeds_in_words([2, 19])
+    ('seed 2', 'seeds 2, 19')
+    """
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def computed_in_words(result: TaskResult) -> str:
+    """Returns the devices and precisions in which the runs of a task were computed."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for seed, how in result.computed.items():
+        seeds.setdefault(how, []).append(seed)
+    return "; ".join(
+        f"on {device} in {precision}: {seeds_in_words(each)}"
+        for (device, precision), each in seeds.items()
+    )
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -103,6 +107,27 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = [cell.ljust(width) for cell, width in zip(header, widths, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def _notes(results: Results) -> list[str]:
+    """What has to be said below the tables."""
+    notes = []
+    if any(result.is_subset for result in results.tasks):
+        notes.append(SUBSET_NOTE)
+    for result in results.tasks:
+        name = official_name(result.task)
+        if result.uneven:
+            notes.append(f"{name}: its seeds had different numbers of rows; the last is shown.")
+        if result.missing:
+            notes.append(f"{name}: no result of {seeds_in_words(result.missing)}.")
+        if len(set(result.computed.values())) > 1:
+            notes.append(f"{name} was computed in different ways: {computed_in_words(result)}.")
+    if results.without:
+        names = ", ".join(official_name(task) for task in results.without)
+        notes.append(f"No result of {names}.")
+    if any(len(result.values) > len(COUNTED[result.task]) for result in results.tasks):
+        notes.append("Metrics in brackets are shown and not counted in the score of their task.")
+    return notes + start_notes(results)
 
 
 def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
@@ -136,15 +161,29 @@ def _start(result: TaskResult) -> str:
 def _average_rows(results: Results) -> list[tuple[str, str, str]]:
     subsets = {result.task for result in results.tasks if result.is_subset}
     rows = []
-    for average in averages(results.values):
-        mark = SUBSET if subsets and average.value is not None else ""
+    for average in results.averages:
+        given = average.value is not None
+        mark = SUBSET if given and not subsets.isdisjoint(average.tasks) else ""
         what = average.what
-        if average.missing:
+        if average.missing and not given:
             what += f"; missing: {', '.join(map(official_name, average.missing))}"
         if average.alone:
             what += f"; no error: one seed of {', '.join(map(official_name, average.alone))}"
-        rows.append((average.name + mark, percent(average.value, average.error), what))
+        value = percent(average.value, average.error) + (_without(average) if given else "")
+        rows.append((average.name + mark, value, what))
     return rows
+
+
+def _without(average: Average) -> str:
+    """What a mean was taken without, so that nobody reads it as complete."""
+    absent = [
+        *map(official_name, average.missing),
+        *(
+            f"{official_name(task)} {seeds_in_words(seeds)}"
+            for task, seeds in average.missing_seeds.items()
+        ),
+    ]
+    return f" (without {'; '.join(absent)})" if absent else ""
 
 
 def _settings_table(results: Results) -> str:
@@ -155,15 +194,25 @@ def _settings_table(results: Results) -> str:
         "weight_decay",
         "warmup_fraction",
         "max_length",
-        "precision",
         "max_steps",
-        "start",
     )
     rows = [
-        (_marked(result), *(_plain(result.settings[name]) for name in names[:-1]), _start(result))
+        (
+            _marked(result),
+            *(_plain(result.settings[name]) for name in names),
+            _different(device for device, _ in result.computed.values()),
+            _different(precision for _, precision in result.computed.values()),
+            _start(result),
+        )
         for result in results.tasks
     ]
-    return table(("task", *(name.replace("_", " ") for name in names)), rows)
+    words = (name.replace("_", " ") for name in names)
+    return table(("task", *words, "device", "precision", "start"), rows)
+
+
+def _different(words: Iterable[str]) -> str:
+    """The different ones among what the runs of a task have recorded."""
+    return ", ".join(dict.fromkeys(words)) or "–"
 
 
 def _plain(value: object) -> str:

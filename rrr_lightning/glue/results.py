@@ -15,7 +15,7 @@ import numpy as np
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.plan import Run
-from rrr_lightning.glue.scores import GLUE, REPORTED, averages, task_scores
+from rrr_lightning.glue.scores import GLUE, REPORTED, Average, averages, task_scores
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 JSON, TABLE = "glue.json", "glue.csv"
@@ -32,6 +32,8 @@ class TaskResult:
         official_rows: The same for the whole of the official data.
         settings: How it was fine-tuned.
         missing: Seeds without a result.
+        computed: Device and precision by seed, where the run has recorded them, as runs of earlier
+            versions have not.
         uneven: Whether seeds were trained or judged on different numbers of rows.
         start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
     """
@@ -42,6 +44,7 @@ class TaskResult:
     official_rows: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
+    computed: dict[int, tuple[str, str]] = field(default_factory=dict)
     uneven: bool = False
     start: TaskResult | None = None
 
@@ -88,6 +91,12 @@ class Results:
         """Values by task, metric and seed."""
         return {result.task: result.values for result in self.tasks}
 
+    @property
+    def averages(self) -> list[Average]:
+        """The averages, which know what of them is missing."""
+        missing = {result.task: result.missing for result in self.tasks}
+        return averages(self.values, missing, self.without)
+
     def as_json(self) -> dict[str, Any]:
         """Returns everything as plain types."""
         return {
@@ -98,12 +107,15 @@ class Results:
             "averages": {
                 average.name: {
                     "value": average.value,
+                    "missing_seeds": {
+                        task: list(seeds) for task, seeds in average.missing_seeds.items()
+                    },
                     "standard_error": average.error,
                     "with_one_seed": list(average.alone),
                     "what": average.what,
                     "missing": list(average.missing),
                 }
-                for average in averages(self.values)
+                for average in self.averages
             },
             "without_result": list(self.without),
         }
@@ -142,6 +154,8 @@ def _add(result: TaskResult, run: Run) -> None:
         result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
     result.uneven |= bool(result.rows) and result.rows != left["rows"]
     result.rows, result.official_rows = left["rows"], left["official_rows"]
+    if "device" in left:
+        result.computed[run.seed] = (left["device"], left["precision"])
     result.settings = {
         name: value
         for name, value in run.settings.items()
@@ -215,6 +229,10 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
         "rows_of_start": None if result.start is None else result.start.rows,
         "subset": result.is_subset,
         "missing_seeds": result.missing,
+        "computed": {
+            str(seed): {"device": device, "precision": precision}
+            for seed, (device, precision) in result.computed.items()
+        },
         "settings": result.settings,
     }
 

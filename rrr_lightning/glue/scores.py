@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,13 @@ NINE = (
     ("mrpc", "f1"),
     ("rte", "accuracy"),
 )
+# The tasks of every average; of "tasks here" those that have been run.
+AVERAGED: dict[str, tuple[str, ...]] = {
+    "GLUE": GLUE,
+    "GLUE-Large": GLUE_LARGE,
+    "nine numbers": tuple(dict.fromkeys(task for task, _ in NINE)),
+    "tasks here": GLUE,
+}
 
 Runs = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Values by task, metric and seed."""
@@ -82,18 +89,22 @@ class Average:
     Attributes:
         name: What it is called.
         what: What it is the mean of, in words.
+        tasks: The tasks that it needs.
         value: The mean; None where something it needs is missing.
         error: Its standard error over seeds; None where a task has one seed.
-        missing: The tasks that are missing.
+        missing: The tasks that are missing; the mean of the tasks here is given without them.
         alone: The tasks with one seed, for which the mean has no error.
+        missing_seeds: Seeds of its tasks that are missing, by task; the mean is given without them.
     """
 
     name: str
     what: str
+    tasks: tuple[str, ...] = ()
     value: float | None = None
     error: float | None = None
     missing: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+    missing_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
@@ -102,16 +113,32 @@ def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[in
     return {seed: float(np.mean([each[seed] for each in counted])) for seed in counted[0]}
 
 
-def averages(runs: Runs) -> list[Average]:
-    """Returns every average that can be compared with those of papers, and that of what is here."""
+def averages(
+    runs: Runs,
+    missing_seeds: Mapping[str, Sequence[int]] | None = None,
+    missing: Sequence[str] = (),
+) -> list[Average]:
+    """Returns every average that can be compared with those of papers, and that of what is here.
+
+    Args:
+        runs: Values by task, metric and seed.
+        missing_seeds: Seeds that were asked for and have no result, by task.
+        missing: Tasks that were asked for and have no result of any seed.
+    """
     scores = {task: list(task_scores(task, values).values()) for task, values in runs.items()}
-    here = [task for task in GLUE if task in scores]
-    names = ", ".join(TASKS[task].folder for task in here)
-    return [
+    here = tuple(task for task in AVERAGED["tasks here"] if task in scores)
+    names = ", ".join(TASKS[task].folder for task in here) or "the tasks here, WNLI aside"
+    of_here = _of_tasks("tasks here", f"mean of the scores of {names}", here, scores)
+    found = [
         _of_tasks("GLUE", "mean of the 8 task scores, WNLI aside", GLUE, scores),
         _of_tasks("GLUE-Large", "mean of the scores of MNLI, QNLI, QQP, SST-2", GLUE_LARGE, scores),
         _of_nine(runs),
-        _of_tasks("tasks here", f"mean of the scores of {names}", here, scores),
+        replace(of_here, missing=tuple(task for task in GLUE if task in missing)),
+    ]
+    seeds = {task: tuple(each) for task, each in (missing_seeds or {}).items() if each}
+    return [
+        replace(each, missing_seeds={task: seeds[task] for task in each.tasks if task in seeds})
+        for each in found
     ]
 
 
@@ -120,7 +147,7 @@ def _of_tasks(
 ) -> Average:
     missing = tuple(task for task in tasks if task not in scores)
     if missing or not tasks:
-        return Average(name, what, missing=missing)
+        return Average(name, what, tuple(tasks), missing=missing)
     return _mean(name, what, {task: scores[task] for task in tasks}, len(tasks))
 
 
@@ -132,7 +159,7 @@ def _mean(name: str, what: str, parts: Mapping[str, Sequence[float]], count: int
     if not alone:
         squares = [float(np.var(each, ddof=1)) / len(each) for each in parts.values()]
         error = math.sqrt(math.fsum(squares)) / count
-    return Average(name, what, value, error, alone=alone)
+    return Average(name, what, tuple(parts), value, error, alone=alone)
 
 
 def _of_nine(runs: Runs) -> Average:
@@ -140,9 +167,10 @@ def _of_nine(runs: Runs) -> Average:
         "mean of MNLI-m, MNLI-mm, QNLI, SST-2 and RTE accuracy, QQP and MRPC F1, "
         "CoLA Matthews and STS-B Pearson correlation"
     )
-    missing = tuple(dict.fromkeys(task for task, _ in NINE if task not in runs))
+    tasks = AVERAGED["nine numbers"]
+    missing = tuple(task for task in tasks if task not in runs)
     if missing:
-        return Average("nine numbers", what, missing=missing)
+        return Average("nine numbers", what, tasks, missing=missing)
     # Both numbers of MNLI are of one network: their sum is what changes from seed to seed.
     parts = {
         task: [
@@ -151,6 +179,6 @@ def _of_nine(runs: Runs) -> Average:
                 *(runs[task][name].values() for t, name in NINE if t == task), strict=True
             )
         ]
-        for task, _ in NINE
+        for task in tasks
     }
     return _mean("nine numbers", what, parts, len(NINE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 
 from rrr_lightning.glue.compare import Difference, compare
@@ -9,12 +11,14 @@ from rrr_lightning.glue.picture import draw
 from rrr_lightning.glue.report import (
     SUBSET,
     SUBSET_NOTE,
+    computed_in_words,
     official_name,
     percent,
     start_notes,
     table,
 )
-from rrr_lightning.glue.results import Results, TaskResult
+from rrr_lightning.glue.results import Results
+from rrr_lightning.glue.scores import AVERAGED
 from rrr_lightning.jobs.process import write_json
 
 NAME = "comparison"
@@ -34,37 +38,34 @@ def write_comparison(
     Raises:
         InputError: The two cannot be compared.
     """
+    first, second = _in_common(first, second)
     tasks, averages = compare(first, second, folders)
     text = markdown(first, second, tasks, averages)
     content = {
         "first": {"checkpoint": first.checkpoint, "folder": str(folders[0])},
         "second": {"checkpoint": second.checkpoint, "folder": str(folders[1])},
-        "subset": bool(_subsets(first, second) & {each.name for each in tasks}),
+        "subset": bool(_subsets(first, second)),
         "tasks": {each.name: each.as_json() for each in tasks},
         "averages": {each.name: each.as_json() for each in averages},
     }
     write_json(folder / f"{NAME}.json", content)
     (folder / f"{NAME}.md").write_text(text)
-    names = [each.name for each in tasks]
-    draw([_only(first, names), _only(second, names)], folder / f"{NAME}.png")
+    draw([first, second], folder / f"{NAME}.png")
     return text
 
 
 def markdown(
     first: Results, second: Results, tasks: list[Difference], averages: list[Difference]
 ) -> str:
-    """Returns the comparison as Markdown."""
-    found = {result.task: (result, _of(second, result.task)) for result in first.tasks}
+    """Returns the comparison as Markdown, of two results that have the same tasks and seeds."""
     subsets = _subsets(first, second)
     rows = []
-    for each in tasks:
-        before, after = (result.scores for result in found[each.name] if result is not None)
-        both = [seed for seed in before if seed in after]
-        means = [sum(scores[seed] for seed in both) / len(both) for scores in (before, after)]
+    for before, after, each in zip(first.tasks, second.tasks, tasks, strict=True):
+        means = [sum(scores.values()) / len(scores) for scores in (before.scores, after.scores)]
         name = official_name(each.name) + (SUBSET if each.name in subsets else "")
         rows.append((name, *map(percent, means), *_cells(each)))
     for each in averages:
-        mark = SUBSET if subsets & {task.name for task in tasks} else ""
+        mark = "" if subsets.isdisjoint(AVERAGED[each.name]) else SUBSET
         rows.append((f"**{each.name}**{mark}", "", "", *_cells(each)))
     header = ("task", "first", "second", "difference", "95 % interval", "seeds", "chance of")
     notes = [
@@ -73,7 +74,8 @@ def markdown(
         table(header, rows),
         "Intervals over rows alone do not know how much another seed would change, and are too "
         "narrow.",
-        *start_notes(_only(second, [each.name for each in tasks])),
+        *_computing_notes(first, second),
+        *start_notes(second),
     ]
     if subsets:
         notes.append(SUBSET_NOTE)
@@ -90,10 +92,36 @@ def _subsets(first: Results, second: Results) -> set[str]:
     return {each.task for each in (*first.tasks, *second.tasks) if each.is_subset}
 
 
-def _of(results: Results, task: str) -> TaskResult | None:
-    return next((result for result in results.tasks if result.task == task), None)
+def _computing_notes(first: Results, second: Results) -> list[str]:
+    """The tasks of which a pair of runs had different devices or precisions."""
+    notes = []
+    for before, after in zip(first.tasks, second.tasks, strict=True):
+        known = before.computed.keys() & after.computed.keys()
+        if any(before.computed[seed] != after.computed[seed] for seed in known):
+            notes.append(
+                f"{official_name(before.task)} was computed in different ways: "
+                f"first {computed_in_words(before)}; second {computed_in_words(after)}."
+            )
+    return notes
 
 
-def _only(results: Results, tasks: list[str]) -> Results:
-    kept = tuple(result for result in results.tasks if result.task in tasks)
-    return Results(results.checkpoint, results.protocol, kept)
+def _in_common(first: Results, second: Results) -> tuple[Results, Results]:
+    """Both with the tasks and seeds alone that both have."""
+    runs = [
+        {(result.task, seed) for result in each.tasks for seed in result.scores}
+        for each in (first, second)
+    ]
+    return _only(first, runs[0] & runs[1]), _only(second, runs[0] & runs[1])
+
+
+def _only(results: Results, runs: AbstractSet[tuple[str, int]]) -> Results:
+    tasks = []
+    for result in results.tasks:
+        seeds = [seed for seed in result.scores if (result.task, seed) in runs]
+        values = {
+            name: {seed: by_seed[seed] for seed in seeds} for name, by_seed in result.values.items()
+        }
+        computed = {seed: how for seed, how in result.computed.items() if seed in seeds}
+        if seeds:
+            tasks.append(replace(result, values=values, computed=computed, missing=[]))
+    return Results(results.checkpoint, results.protocol, tuple(tasks))

@@ -15,6 +15,8 @@ from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
+ACCEPTED = "another folder, or the same checkpoint, data, protocol and settings"
+
 
 def record_of(tasks: tuple[str, ...] = ("rte",), **settings: object) -> Record:
     protocol = find_protocol("quick", settings or None, seeds=(1, 2))
@@ -51,6 +53,12 @@ def published(tasks: tuple[str, ...], **settings: object) -> Record:
     return make_record("hub/name", "data", tasks, find_protocol("published", settings), False)
 
 
+def refusal(record: Record, folder: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        merge(record, folder)
+    return str(refused.value)
+
+
 def finish(folder: Path, *names: str) -> None:
     for name in names:
         (folder / "jobs" / name).mkdir(parents=True, exist_ok=True)
@@ -64,8 +72,10 @@ def test_settings_of_a_task_may_change_until_one_of_its_runs_has_finished(tmp_pa
     merged = merge(slower, tmp_path)
     assert (merged.tasks["rte"].learning_rate, merged.tasks["rte"].seeds) == (0.5, (1, 2))
     finish(tmp_path, "rte-2")
-    with pytest.raises(InputError, match="with other settings of rte"):
-        merge(slower, tmp_path)
+    assert refusal(slower, tmp_path) == (
+        f"--out: {tmp_path} holds results of other settings of rte: rte.learning_rate is 0.5 in "
+        f"this call; found 1.0; accepted: {ACCEPTED}"
+    )
 
 
 def test_settings_of_mnli_may_change_until_a_run_that_rests_on_it_has_finished(
@@ -77,8 +87,10 @@ def test_settings_of_mnli_may_change_until_a_run_that_rests_on_it_has_finished(
     assert merged.start == merged.tasks["mnli"] == slower.start
     # Also where its own folder has been removed since.
     finish(tmp_path, "rte-19")
-    with pytest.raises(InputError, match="with other settings of mnli"):
-        merge(slower, tmp_path)
+    assert refusal(slower, tmp_path) == (
+        f"--out: {tmp_path} holds results of other settings of mnli: mnli.learning_rate is 0.5 in "
+        f"this call; found 1.0; accepted: {ACCEPTED}"
+    )
 
 
 def test_a_start_that_nothing_needs_any_more_is_forgotten(tmp_path: Path) -> None:
@@ -118,8 +130,11 @@ def test_the_settings_of_mnli_count_where_tasks_start_from_it(
 ) -> None:
     published((first,), mnli={"max_steps": 1}).write(tmp_path)
     finish(tmp_path, "mnli-19")
-    with pytest.raises(InputError, match=r"another protocol .*, with other settings of mnli"):
-        merge(published((second,), mnli={"max_steps": 4}), tmp_path)
+    for steps, shown in ((4, 4), (None, "none")):
+        assert refusal(published((second,), mnli={"max_steps": steps}), tmp_path) == (
+            f"--out: {tmp_path} holds results of other settings of mnli: mnli.max_steps is {shown} "
+            f"in this call; found 1; accepted: {ACCEPTED}"
+        )
     merged = merge(published((second,), mnli={"max_steps": 1}), tmp_path)
     assert merged.cells["mnli"].max_steps == 1
     assert merged.protocol == "published, changed"
@@ -168,11 +183,15 @@ def test_a_submission_may_be_left_out_later_and_added_before_anything_has_finish
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fingerprint": "other"}, "results of another checkpoint; found 'hub/name'"),
-        ({"data": "elsewhere"}, "results of other data; found 'data'"),
+        (
+            {"checkpoint": "b.ckpt", "fingerprint": "other"},
+            "another checkpoint than b.ckpt; found 'hub/name'",
+        ),
+        ({"fingerprint": "other"}, "hub/name, whose content has changed since"),
+        ({"data": "elsewhere"}, "other data; found 'data'"),
         (
             {"tasks": find_protocol("single", seeds=(1, 2)).tasks},
-            r"results of another protocol \(quick.*\), with other settings of",
+            "other settings of rte: rte.batch_size is 16 in this call; found 32",
         ),
     ],
 )
@@ -182,8 +201,21 @@ def test_other_evaluations_are_not_mixed(
     record = record_of()
     record.write(tmp_path)
     finish(tmp_path, "rte-1")
-    with pytest.raises(InputError, match=f"--out: .*{message}"):
-        merge(dataclasses.replace(record, **change), tmp_path)  # type: ignore[arg-type]
+    changed = dataclasses.replace(record, **change)  # type: ignore[arg-type]
+    line = f"--out: {tmp_path} holds results of {message}; accepted: {ACCEPTED}"
+    assert refusal(changed, tmp_path) == line
+
+
+def test_a_path_that_is_written_otherwise_is_the_same(tmp_path: Path) -> None:
+    now = tmp_path / "last.ckpt"
+    before = f"{tmp_path}/x/../last.ckpt"
+    out = tmp_path / "out"
+    record = dataclasses.replace(record_of(), checkpoint=before, fingerprint="before")
+    record.write(out)
+    assert refusal(dataclasses.replace(record, checkpoint=str(now), fingerprint="now"), out) == (
+        f"--out: {out} holds results of {now}, whose content has changed since; accepted: "
+        f"{ACCEPTED}"
+    )
 
 
 @pytest.mark.parametrize("first", ["rte", "mnli"])
@@ -236,5 +268,4 @@ def test_a_folder_of_an_earlier_version_goes_on_and_forgets_its_hash(tmp_path: P
     dataclasses.replace(record, fingerprint=before).write(out)
     assert merge(record, out).fingerprint == now != before
     (body / "README.md").write_text("changed")
-    with pytest.raises(InputError, match="results of another checkpoint"):
-        merge(record, out)
+    assert f"{body}, whose content has changed since; accepted: " in refusal(record, out)

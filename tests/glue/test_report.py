@@ -5,9 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.report import SUBSET_NOTE, markdown, table, write_report
-from tests.glue.made import evaluation, finish
+from rrr_lightning.glue.report import (
+    SUBSET_NOTE,
+    markdown,
+    official_name,
+    table,
+    write_report,
+)
+from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from tests.glue.made import evaluation, finish, finish_again
 
 
 def test_every_metric_and_seed_is_there(tmp_path: Path) -> None:
@@ -57,6 +67,76 @@ def test_subsets_are_marked_wherever_they_count(tmp_path: Path) -> None:
     assert "| RTE " in text
 
 
+@pytest.mark.parametrize(
+    ("subset", "averages"),
+    [("rte", {"GLUE ‡", "nine numbers ‡", "tasks here ‡"}), ("wnli", set())],
+)
+def test_averages_that_no_subset_touches_are_not_marked(
+    subset: str, averages: set[str], tmp_path: Path
+) -> None:
+    record = evaluation(tmp_path, (*GLUE, "wnli"), seeds=(1,), subset=(subset,))
+    lines = markdown(record.results(tmp_path)).splitlines()
+    marked = {line.split("|")[1].strip() for line in lines if line.startswith("|") and "‡" in line}
+    assert marked == {f"{official_name(subset)} ‡", *averages}
+
+
+def test_an_average_says_which_seeds_it_is_without(tmp_path: Path) -> None:
+    record = evaluation(tmp_path)
+    for name in ("rte-2", "cola-1", "cola-3"):
+        shutil.rmtree(tmp_path / "jobs" / name)
+    lines = [line.split("|") for line in markdown(record.results(tmp_path)).splitlines()]
+    cells = {line[1].strip(): line[2].strip() for line in lines if len(line) > 2}
+    for name in ("GLUE", "nine numbers", "tasks here"):
+        assert cells[name].endswith(" (without CoLA seeds 1, 3; RTE seed 2)"), cells
+    assert "without" not in cells["GLUE-Large"]
+
+
+def settings_rows(text: str) -> list[dict[str, str]]:
+    """The table of settings, by the words of its header."""
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.split("\n\n")[-1].splitlines()
+    ]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("rte", "cola"))
+    text = markdown(record.results(tmp_path))
+    assert {(row["device"], row["precision"]) for row in settings_rows(text)} == {
+        ("cpu", "32-true")
+    }
+    assert "different ways" not in text
+    finish_again(tmp_path, "rte", 2, ("cuda", "bf16-mixed"))
+    text = markdown(record.results(tmp_path))
+    assert (
+        "\n\nRTE was computed in different ways: on cpu in 32-true: seeds 1, 3; on cuda in "
+        "bf16-mixed: seed 2.\n\n"
+    ) in text
+    cola, rte = settings_rows(text)
+    assert (cola["device"], cola["precision"]) == ("cpu", "32-true")
+    assert (rte["device"], rte["precision"]) == ("cpu, cuda", "32-true, bf16-mixed")
+
+
+def test_what_runs_have_not_recorded_is_not_made_up(tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("rte",), seeds=(1,))
+    path = tmp_path / "jobs" / "rte-1" / MARKER
+    content = read_json(path)
+    del content["result"]["device"], content["result"]["precision"]
+    write_json(path, content)
+    (rte,) = settings_rows(markdown(record.results(tmp_path)))
+    assert (rte["device"], rte["precision"]) == ("–", "–")
+
+
+def test_wnli_alone_is_in_no_average(tmp_path: Path) -> None:
+    text = markdown(evaluation(tmp_path, ("wnli",), seeds=(1,)).results(tmp_path))
+    row = next(line for line in text.splitlines() if line.startswith("| tasks here "))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [
+        "–",
+        "mean of the scores of the tasks here, WNLI aside",
+    ]
+
+
 def test_what_starts_from_mnli_is_said_with_its_rows(tmp_path: Path) -> None:
     protocol = find_protocol("published", seeds=(1, 2))
     record = evaluation(tmp_path, ("rte", "cola"), seeds=(1, 2), protocol=protocol)
@@ -86,6 +166,8 @@ def test_an_unfinished_evaluation_is_reported_as_one(tmp_path: Path) -> None:
     assert "RTE: no result of seed 2." in text
     assert "No result of CoLA." in text
     assert "missing: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI" in text
+    (here,) = (line for line in text.splitlines() if line.startswith("| tasks here "))
+    assert " (without CoLA; RTE seed 2) " in here
 
 
 def test_without_any_result_there_is_no_picture(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record
 from rrr_lightning.glue.report import markdown
 from rrr_lightning.glue.results import check_rows, mean_and_deviation, write_files
-from tests.glue.made import evaluation, finish
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from tests.glue.made import evaluation, finish, finish_again
 
 
 def test_json_has_every_seed_mean_and_deviation(tmp_path: Path) -> None:
@@ -59,6 +60,31 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert content["without_result"] == ["cola"]
     assert content["averages"]["GLUE"]["value"] is None
     assert "cola" in content["averages"]["GLUE"]["missing"]
+
+
+def test_an_average_says_next_to_its_value_what_it_is_without(tmp_path: Path) -> None:
+    record = evaluation(tmp_path)
+    shutil.rmtree(tmp_path / "jobs" / "rte-2")
+    content = record.results(tmp_path).as_json()["averages"]
+    assert content["GLUE"]["value"] is not None
+    assert content["GLUE"]["missing_seeds"] == {"rte": [2]}
+    assert content["GLUE-Large"]["missing_seeds"] == {}
+
+
+def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
+    record = evaluation(tmp_path, ("rte",), seeds=(1, 2))
+    finish_again(tmp_path, "rte", 2, ("cuda", "bf16-mixed"))
+    assert record.results(tmp_path).as_json()["tasks"]["rte"]["computed"] == {
+        "1": {"device": "cpu", "precision": "32-true"},
+        "2": {"device": "cuda", "precision": "bf16-mixed"},
+    }
+    # Runs of earlier versions do not tell.
+    path = tmp_path / "jobs" / "rte-1" / MARKER
+    content = read_json(path)
+    for name in ("device", "precision"):
+        del content["result"][name]
+    write_json(path, content)
+    assert record.results(tmp_path).tasks[0].computed == {2: ("cuda", "bf16-mixed")}
 
 
 def test_csv_has_a_row_for_every_value(tmp_path: Path) -> None:

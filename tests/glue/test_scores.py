@@ -10,6 +10,7 @@ import pytest
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.protocol import PROTOCOLS
 from rrr_lightning.glue.scores import (
+    AVERAGED,
     COUNTED,
     GLUE,
     NINE,
@@ -88,6 +89,30 @@ def test_an_average_without_an_error_says_why() -> None:
     few = averages({task: runs[task] for task in ("rte", "cola")})[-1]
     assert few.error is not None
     assert few.alone == ()
+
+
+def test_an_average_knows_which_seeds_of_its_tasks_are_missing() -> None:
+    missing = {"rte": [3], "sst2": [], "wnli": [1]}
+    found = {each.name: each for each in averages(made_up(), missing)}
+    assert {name: each.missing_seeds for name, each in found.items()} == {
+        "GLUE": {"rte": (3,)},
+        "GLUE-Large": {},
+        "nine numbers": {"rte": (3,)},
+        "tasks here": {"rte": (3,)},
+    }
+    assert all(each.value is not None for each in found.values())
+    assert {name: set(each.tasks) for name, each in found.items()} == {
+        name: set(tasks) for name, tasks in AVERAGED.items()
+    }
+
+
+def test_the_mean_of_the_tasks_here_knows_which_were_asked_for() -> None:
+    here = averages(made_up(("rte", "cola")), missing=("sst2", "wnli"))[-1]
+    assert (here.tasks, here.missing) == (("cola", "rte"), ("sst2",))
+    assert here.value is not None
+    none = averages({"wnli": made_up()["rte"]})[-1]
+    assert none.what == "mean of the scores of the tasks here, WNLI aside"
+    assert none.value is None
 
 
 def test_an_average_with_missing_tasks_is_not_given() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from rrr_lightning.glue import side_by_side as module
+from rrr_lightning.glue.record import Record
+from rrr_lightning.glue.report import official_name
+from rrr_lightning.glue.results import Results
+from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.glue.side_by_side import write_comparison
-from tests.glue.made import evaluation
+from tests.glue.made import evaluation, finish_again
 
 
 def test_differences_with_intervals_in_three_files(tmp_path: Path) -> None:
@@ -37,5 +45,57 @@ def test_a_subset_of_a_task_that_is_not_compared_is_none(tmp_path: Path) -> None
     folders = (tmp_path / "first", tmp_path / "second")
     first = evaluation(folders[0], ("rte", "cola"), 0.7, subset=("cola",))
     second = evaluation(folders[1], ("rte",), 0.9)
-    write_comparison(first.results(folders[0]), second.results(folders[1]), folders, folders[1])
+    text = compared(first, second, folders)
     assert json.loads((folders[1] / "comparison.json").read_text())["subset"] is False
+    assert "‡" not in text
+
+
+def compared(first: Record, second: Record, folders: tuple[Path, Path]) -> str:
+    results = [each.results(folder) for each, folder in zip((first, second), folders, strict=True)]
+    return write_comparison(results[0], results[1], folders, folders[1])
+
+
+@pytest.mark.parametrize(("subset", "marked"), [("rte", 2), ("wnli", 0)])
+def test_averages_that_no_subset_touches_are_not_marked(
+    subset: str, marked: int, tmp_path: Path
+) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    tasks = (*GLUE, "wnli")
+    first = evaluation(folders[0], tasks, seeds=(1,))
+    second = evaluation(folders[1], tasks, seeds=(1,), subset=(subset,))
+    lines = [line for line in compared(first, second, folders).splitlines() if "‡" in line]
+    names = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+    averages = ["**GLUE** ‡", "**tasks here** ‡"]
+    assert names == [f"{official_name(subset)} ‡", *averages[:marked]]
+
+
+def test_the_picture_shows_what_the_table_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte", "cola"), seeds=(1, 2, 3))
+    second = evaluation(folders[1], ("mrpc", "rte"), quality=0.9, seeds=(3, 4, 2))
+    drawn: list[Results] = []
+    monkeypatch.setattr(module, "draw", lambda results, path: drawn.extend(results))
+    row = next(line for line in compared(first, second, folders).splitlines() if "| RTE" in line)
+    assert [[(each.task, set(each.scores)) for each in results.tasks] for results in drawn] == [
+        [("rte", {2, 3})],
+        [("rte", {2, 3})],
+    ]
+    means = [np.mean(list(results.tasks[0].scores.values())) for results in drawn]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [f"{100 * mean:.2f}" for mean in means]
+
+
+def test_pairs_of_other_devices_are_said_to_be_such(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte", "cola"), seeds=(1, 2))
+    second = evaluation(folders[1], ("rte", "cola"), seeds=(2, 3))
+    assert "different ways" not in compared(first, second, folders)
+    # A seed that the other one does not have is in no difference.
+    finish_again(folders[1], "cola", 3, ("cuda", "32-true"))
+    assert "different ways" not in compared(first, second, folders)
+    finish_again(folders[1], "rte", 2, ("cuda", "bf16-mixed"))
+    assert (
+        "\n\nRTE was computed in different ways: first on cpu in 32-true: seed 2; second on cuda "
+        "in bf16-mixed: seed 2.\n"
+    ) in compared(first, second, folders)
