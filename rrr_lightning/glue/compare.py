@@ -3,9 +3,10 @@
 Runs of the same task and seed have seen the same data in the same order, and were judged on the
 same rows, so differences are taken within pairs. Two sources of chance are added up: which rows the
 validation split happens to have (a bootstrap over rows, the same rows for both checkpoints), and
-which seeds were drawn (the variance of the differences over seeds). With one seed the second cannot
-be known; the interval is then marked as one over rows alone, and is too narrow. Where all seeds
-start from one run of MNLI, the chance in that run is not known either, and the interval says so.
+which seeds were drawn (the variance of the differences over seeds). Which rows a seed gets right by
+chance of its own is in both, and counts once. With one seed the second cannot be known; the
+interval is then marked as one over rows alone, and is too narrow. Where all seeds start from one
+run of MNLI, the chance in that run is not known either, and the interval says so.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Difference:
     Attributes:
         name: A task, or the name of an average.
         value: The difference of the scores.
-        rows_variance: Variance of the value over draws of the validation rows.
+        rows_variance: Variance of the value over draws of the validation rows; with several seeds
+            without what is in the variance over seeds as well.
         seeds_variance: The same over draws of the seeds, as far as it is known.
         freedom: Degrees of freedom of the variance over seeds.
         seeds: Number of pairs of runs; of an average, the least of its tasks.
@@ -134,9 +136,7 @@ def _difference(task: str, pairs: Sequence[tuple[Mapping[str, Array], ...]]) -> 
     by_seed = differences(all_rows)
     random = np.random.default_rng(0)
     drawn = [
-        np.mean(
-            differences({split: random.integers(0, size, size) for split, size in sizes.items()})
-        )
+        differences({split: random.integers(0, size, size) for split, size in sizes.items()})
         for _ in range(RESAMPLES)
     ]
     count = len(by_seed)
@@ -144,11 +144,30 @@ def _difference(task: str, pairs: Sequence[tuple[Mapping[str, Array], ...]]) -> 
     return Difference(
         task,
         float(np.mean(by_seed)),
-        float(np.var(drawn, ddof=1)),
+        _rows_variance(np.array(drawn)),
         spread,
         count - 1,
         count,
     )
+
+
+def _rows_variance(drawn: Array) -> float:
+    """The variance, over draws of rows, of what all seeds have in common.
+
+    A seed varies over draws of rows by a common part and by one of its own; the mean of n seeds by
+    the common part and an n-th of the other. The other is in the variance over seeds already.
+
+    Args:
+        drawn: Differences of shape [draws, seeds].
+    """
+    count = drawn.shape[1]
+    of_mean = float(np.var(np.mean(drawn, axis=1), ddof=1))
+    if count == 1:
+        return of_mean
+    of_seed = float(np.mean(np.var(drawn, axis=0, ddof=1)))
+    own = max(0.0, of_seed - of_mean) * count / (count - 1)
+    common: float = max(0.0, of_mean - own / count)
+    return common
 
 
 def _averages(tasks: Sequence[Difference]) -> list[Difference]:
