@@ -22,12 +22,12 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.targets import KEY, TargetStore
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import StudentModule, describe_data
+from rrr_lightning.models.batch_hooks import hook_of_others
 
 FORMAT = 2  # of what is noted of a run
 LOOKED_AT = 16  # samples whose views are compared
 LOOKED_AT_STEPS = 8
 # Through which a module or a data module changes batches on their way from the data set.
-HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Arguments of data modules that change no view of a sample, or whose effect the views themselves
 # tell better: a path may be spelt in many ways.
 _NO_PART = {
@@ -193,14 +193,13 @@ def check_hooks(module: LightningModule, data: object) -> None:
         InputError: A hook on batches is neither Lightning's nor this library's.
     """
     for key, part in (("model", module), ("data", data)):
-        for name in HOOKS:
-            if not getattr(part, name).__module__.startswith(("rrr_lightning.", "lightning.")):
-                raise InputError(
-                    "stored targets cannot be held against views that a hook of others changes",
-                    key=key,
-                    found=f"{type(part).__name__}.{name}",
-                    accepted="augmentation in the transform of the data set, or a live teacher",
-                )
+        if (name := hook_of_others(part)) is not None:
+            raise InputError(
+                "stored targets cannot be held against views that a hook of others changes",
+                key=key,
+                found=f"{type(part).__name__}.{name}",
+                accepted="augmentation in the transform of the data set, or a live teacher",
+            )
 
 
 def check_same_run(store: TargetStore, module: LightningModule, trainer: Trainer) -> None:

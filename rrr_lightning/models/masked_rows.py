@@ -102,8 +102,9 @@ def masked_labels(batch: Any) -> Tensor:
 def masked_places(labels_BT: Tensor) -> Tensor:
     """Returns where the masked tokens are in the flattened batch, int64 of shape [N].
 
-    On a GPU, counting them waits for the work that is queued. So it is done once for a batch:
-    teacher, student and loss find what the first of them has counted.
+    On a GPU, counting them waits for the work that is queued. So it is done once for a batch, where
+    possible by `carry_places` before it goes there: teacher, student and loss find what has been
+    counted.
     """
     version = None if labels_BT.is_inference() else labels_BT._version
     before, places_N = _counted.get(labels_BT, (None, None))
@@ -112,6 +113,25 @@ def masked_places(labels_BT: Tensor) -> Tensor:
         _counted[labels_BT] = version, places_N
     found_N: Tensor = places_N
     return found_N
+
+
+def carry_places(before: Any, after: Any) -> None:
+    """Counts the masked tokens of a batch on the host, for the same batch on a device.
+
+    Args:
+        before: The batch before the transfer.
+        after: What has become of it, with equal labels.
+    """
+    pair = [each.get("labels") if isinstance(each, Mapping) else None for each in (before, after)]
+    host_BT, device_BT = pair
+    if not (isinstance(host_BT, Tensor) and isinstance(device_BT, Tensor)):
+        return
+    if device_BT is host_BT or host_BT.device.type != "cpu" or device_BT.is_inference():
+        return  # it has not moved, it was not on the host, or there is no version to note
+    places_N = masked_places(host_BT)
+    if device_BT.device.type == "cuda":
+        places_N = places_N.pin_memory()
+    _counted[device_BT] = device_BT._version, places_N.to(device_BT.device, non_blocking=True)
 
 
 def usable_positions(network: Any) -> int | None:

@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/kernels.py --device cpu --json kernels_cpu.json
 
-- the loss over many rows and classes, forward and backward, a chunk at a time against at once;
+- the loss over many rows and classes, forward and backward, a chunk at a time against at once, and
+  over so few that the library does not cut them;
 - a student's forward and backward pass, its network compiled against eager, on a ready batch;
 - AdamW and SGD on the parameters of a BERT and of a ResNet-50: fused and `foreach` against torch's
   own choice for the device (a loop over parameters on a CPU, `foreach` on a GPU).
@@ -14,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from _text_step import TEXT_WORKLOADS
@@ -22,7 +24,8 @@ from step_cost import WORKLOADS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rrr_lightning.distillation.losses import kl_divergence
+from rrr_lightning.distillation import chunks
+from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.networks import build_network
@@ -31,6 +34,7 @@ from rrr_lightning.random import keyed_generator
 WARM_UP = 3
 TEMPERATURE = 4.0
 ROWS, CLASSES = 600, 30522
+FEW_ROWS, FEW_CLASSES = 150, 8192
 
 Step = Callable[[], object]
 
@@ -55,18 +59,51 @@ def at_once(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def losses(device: str) -> list[Comparison]:
-    """Returns the comparison of losses."""
+    """Returns the comparisons of losses: many rows, and few rows that are cut all the same."""
     generator = keyed_generator("kernels")
-    student, teacher = (
-        torch.randn(ROWS, CLASSES, generator=generator).to(device) for _ in range(2)
-    )
 
-    def step(loss: Callable[..., Tensor]) -> Step:
+    def noise(rows: int, classes: int) -> Tensor:
+        return torch.randn(rows, classes, generator=generator).to(device)
+
+    def step(student: Tensor, loss: Callable[[Tensor], Tensor]) -> Step:
         rows = student.clone().requires_grad_()
-        return lambda: torch.autograd.grad(loss(rows, teacher, TEMPERATURE), rows)
+        return lambda: torch.autograd.grad(loss(rows), rows)
 
-    name = f"KL divergence of {ROWS} rows of {CLASSES:,}: in chunks / at once"
-    return [Comparison(name, arm(step(kl_divergence)), arm(step(at_once)), None)]
+    many, teacher = noise(ROWS, CLASSES), noise(ROWS, CLASSES)
+    few, their_teacher = noise(FEW_ROWS, FEW_CLASSES), noise(FEW_ROWS, FEW_CLASSES)
+    targets = their_teacher.argmax(1)
+    kl_divergence = KLDivergence(TEMPERATURE)  # the function of that name knows no chunks
+
+    def in_two(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def cut(rows: Tensor) -> Tensor:
+            with mock.patch.dict(chunks.CHUNK_ELEMENTS, {device: rows.numel() // 2}):
+                return loss(rows)
+
+        return cut
+
+    def divergence(rows: Tensor) -> Tensor:
+        return kl_divergence(rows, their_teacher)
+
+    def entropy(rows: Tensor) -> Tensor:
+        return chunks.in_chunks(F.cross_entropy, rows, targets)
+
+    return [
+        Comparison(
+            f"KL divergence of {ROWS} rows of {CLASSES:,}: in chunks / at once",
+            arm(step(many, lambda rows: kl_divergence(rows, teacher))),
+            arm(step(many, lambda rows: at_once(rows, teacher, TEMPERATURE))),
+            None,
+        ),
+        *(
+            Comparison(
+                f"{name} of {FEW_ROWS} rows of {FEW_CLASSES:,}: in two chunks / at once",
+                arm(step(few, in_two(loss))),
+                arm(step(few, loss)),
+                None,
+            )
+            for name, loss in (("KL divergence", divergence), ("cross-entropy", entropy))
+        ),
+    ]
 
 
 def students(device: str) -> list[Comparison]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from rrr_lightning.callbacks._coming_run import (
-    HOOKS,
     LOOKED_AT,
     LOOKED_AT_STEPS,
     all_samples,
@@ -23,6 +22,7 @@ from rrr_lightning.callbacks._coming_run import (
 from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.data.images import ImageDataModule
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.batch_hooks import HOOKS
 from tests.data.test_image_sources import make_folder
 from tests.data.text_toy import text_data, write_corpus, write_documents
 from tests.targets.runs import classifier, digits, train, with_targets, write

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils._python_dispatch import TorchDispatchMode
+from lightning.pytorch.core.hooks import DataHooks
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.cost import CostLedger
@@ -16,6 +18,8 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from tests.models.texts import batch, masked_lm
 
 # What brings a number, or a shape that depends on numbers, to the host.
 WAITING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
@@ -66,12 +70,17 @@ class WatchSteps(Callback):
             self.watch.__exit__(None, None, None)
 
 
-def parts(
-    device: str, folder: Path, *more: Callback, mixup_alpha: float = 0.0
-) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
-    owned = Teacher(ImageClassifier("cifar_resnet8", 10, seed=1), name="owned")
+class UnwatchedTransfer(MaskedLanguageModel):
+    """What is done on the way to the device is done on the host."""
+
+    def _apply_batch_transfer_handler(self, *args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return super()._apply_batch_transfer_handler(*args, **kwargs)
+
+
+def make_trainer(device: str, folder: Path, teacher: Any, *more: Callback) -> Trainer:
     schedule = DistillationSchedule(until=1.0)
-    trainer = Trainer(
+    return Trainer(
         accelerator=device,
         devices=1,
         precision="bf16-mixed",
@@ -83,15 +92,33 @@ def parts(
         enable_progress_bar=True,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[DistillationCallback([owned], schedule=schedule), CostLedger(), *more],
+        callbacks=[DistillationCallback([teacher], schedule=schedule), CostLedger(), *more],
     )
+
+
+def loader_of(batch: Any, device: str) -> DataLoader[Any]:
+    batches: Any = [batch] * STEPS
+    return DataLoader(batches, batch_size=None, pin_memory=device == "cuda")
+
+
+def parts(
+    device: str, folder: Path, *more: Callback, mixup_alpha: float = 0.0
+) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
+    owned = Teacher(ImageClassifier("cifar_resnet8", 10, seed=1), name="owned")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    batches: Any = [(images, torch.arange(4))] * STEPS
     student = ImageClassifier(
         "cifar_resnet8", 10, learning_rate=0.1, mixup_alpha=mixup_alpha, seed=0
     )
-    return trainer, student, DataLoader(batches, batch_size=None, pin_memory=device == "cuda")
+    trainer = make_trainer(device, folder, owned, *more)
+    return trainer, student, loader_of((images, torch.arange(4)), device)
+
+
+def text_parts(folder: Path, *more: Callback) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
+    config = masked_lm().config.to_dict()
+    teacher = Teacher(MaskedLanguageModel(config, seed=1), name="owned")
+    trainer = make_trainer("cpu", folder, teacher, *more)
+    return trainer, UnwatchedTransfer(config, seed=0), loader_of(batch(), "cpu")
 
 
 def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Path) -> None:
@@ -103,6 +130,24 @@ def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Pat
     assert not set(names) & set(WAITING)
 
 
+def test_no_distilled_masked_lm_step_counts_its_masked_tokens_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_another_device(module: Any, batch: dict[str, Tensor], *_: Any) -> dict[str, Tensor]:
+        return {name: each.clone() for name, each in batch.items()}
+
+    to_another_device.__module__ = DataHooks.__module__
+    monkeypatch.setattr(DataHooks, "transfer_batch_to_device", to_another_device)
+    steps = WatchSteps()
+    trainer, student, loader = text_parts(tmp_path, steps)
+    trainer.fit(student, loader)
+    names = steps.watch.names
+    assert names.count("_log_softmax_backward_data") >= STEPS - FIRST
+    # Numbers do come to the host: transformers asks whether anything is padded, and AdamW for the
+    # number of the step, which is on the host all along.
+    assert set(names) & set(WAITING) == {"_local_scalar_dense"}
+
+
 def test_the_watch_sees_numbers_and_masks() -> None:
     for wait in (lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.sum() > 0 or None):
         watch = Watch()
@@ -111,32 +156,39 @@ def test_the_watch_sees_numbers_and_masks() -> None:
         assert set(watch.names) & set(WAITING)
 
 
+class Profile(Callback):
+    """Records the last steps."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == FIRST:
+            torch.cuda.synchronize()
+            self.profile = torch.profiler.profile()
+            self.profile.start()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if args[-1] == STEPS - 1:
+            self.profile.stop()
+
+    @property
+    def names(self) -> set[str]:
+        return {event.key for event in self.profile.key_averages()}
+
+
+# `cudaDeviceSynchronize` is the profiler's own; numbers come to the host by way of a stream.
+SYNCHRONISATIONS = {"cudaStreamSynchronize", "cudaEventSynchronize"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.4])
 def test_a_profile_of_distilled_steps_holds_no_synchronisation(
     tmp_path: Path, mixup_alpha: float
 ) -> None:
-    class Profile(Callback):
-        """Records the last steps."""
-
-        def on_train_batch_start(
-            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            if batch_idx == FIRST:
-                torch.cuda.synchronize()
-                self.profile = torch.profiler.profile()
-                self.profile.start()
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            if args[-1] == STEPS - 1:
-                self.profile.stop()
-
     profile = Profile()
     trainer, student, loader = parts("cuda", tmp_path, profile, mixup_alpha=mixup_alpha)
     trainer.fit(student, loader)
-    names = {event.key for event in profile.profile.key_averages()}
-    assert any("convolution" in name for name in names)
-    # `cudaDeviceSynchronize` is the profiler's own; numbers come to the host by way of a stream.
-    assert not names & {"cudaStreamSynchronize", "cudaEventSynchronize"}
+    assert any("convolution" in name for name in profile.names)
+    assert not profile.names & SYNCHRONISATIONS
     if mixup_alpha == 0:  # the share of a mixture is a number that was on the host all along
-        assert not names & {f"aten::{name}" for name in WAITING}
+        assert not profile.names & {f"aten::{name}" for name in WAITING}

@@ -11,6 +11,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.models.masked_rows import (
     KeywordInputs,
     MaskedRows,
+    carry_places,
     masked_places,
     usable_positions,
 )
@@ -98,6 +99,22 @@ def test_columns_after_the_real_tokens_are_cut_off() -> None:
     network, given = masked_lm(), batch()
     whole, cut = MaskedRows(network).rows(given), MaskedRows(network, 30).rows(given)
     assert torch.equal(cut, whole[:, :30])
+
+
+def test_masked_tokens_are_counted_before_they_go_to_the_device() -> None:
+    # The meta device cannot count at all.
+    before = batch()
+    after = {name: each.to("meta") for name, each in before.items()}
+    carry_places(before, after)
+    assert masked_places(after["labels"]).shape == masked_places(before["labels"]).shape
+    after["labels"] += 0
+    with pytest.raises(NotImplementedError):
+        masked_places(after["labels"])
+
+
+def test_what_is_no_batch_of_masked_tokens_is_left_alone() -> None:
+    for before in (torch.ones(2), {"input_ids": torch.ones(2)}, {"labels": [1]}):
+        carry_places(before, before)
 
 
 def test_positions_are_counted_as_the_network_counts_them() -> None:
