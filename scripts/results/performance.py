@@ -19,8 +19,8 @@ PAGE = ROOT / "docs" / "performance.md"
 MEASURED = ROOT / "docs" / "results" / "benchmarks"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 AIMS = {"at most": "≤", "at least": "≥", "contains": "interval contains"}
-# What has to run on each device: the file's name without the device, and the script with its options
-# where they are not those of the file's own, `--device D --json FILE`.
+# What has to run on each device: the name of the file without the device, and the script with its
+# options where they are not just `--device D --json FILE`.
 TO_RUN = {
     "step_cost": "",
     "mlm_rows": "",
