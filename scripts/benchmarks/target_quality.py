@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/target_quality.py --data digits --json target_quality_digits.json
     python scripts/benchmarks/target_quality.py --data cifar10 --source DATA/cifar10
-    python scripts/benchmarks/target_quality.py --data prose
+    python scripts/benchmarks/target_quality.py --data prose --classes 48
 
 Trains one teacher, then for every seed four students that differ in nothing but what teaches them:
 nobody, the live teacher, and its stored targets of all classes and of some: the top ones for
@@ -113,14 +113,14 @@ def bert(width: int) -> dict[str, Any]:
     }
 
 
-def make_task(name: str, source: str | None, **steps: int | None) -> Task:
-    """Returns a task by name, with other numbers of steps where they are given."""
+def make_task(name: str, source: str | None, **numbers: int | None) -> Task:
+    """Returns a task by name, with other numbers of steps or classes where they are given."""
     tasks = {
         "digits": Task(None, "cifar_resnet14", "cifar_resnet8", 200, 50, 4, 40, 0.1, 4.0),
         "cifar10": Task(source, "cifar_resnet20", "cifar_resnet8", 800, 400, 4, 128, 0.1, 4.0),
         "prose": Task(None, bert(128), bert(64), 1200, 400, 12, 32, 0.002, 1.0),
     }
-    return replace(tasks[name], **{name: count for name, count in steps.items() if count})
+    return replace(tasks[name], **{name: count for name, count in numbers.items() if count})
 
 
 def make_trainer(steps: int, **settings: Any) -> Trainer:
@@ -197,6 +197,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="optimizer steps of a student")
     parser.add_argument("--teacher-steps", type=int, help="optimizer steps of the teacher")
+    parser.add_argument("--classes", type=int, help="classes kept where some are")
     parser.add_argument("--json", type=Path, help="file for the runs and differences")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
@@ -206,8 +207,8 @@ def main() -> int:
     warnings.simplefilter("ignore")  # no validation while training, on purpose
     for name in ("lightning.pytorch", "rrr_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    steps = {"steps": arguments.steps, "teacher_steps": arguments.teacher_steps}
-    task = make_task(arguments.data, arguments.source, **steps)
+    numbers = {name: getattr(arguments, name) for name in ("steps", "teacher_steps", "classes")}
+    task = make_task(arguments.data, arguments.source, **numbers)
     teacher = train(task, task.teacher, 1, task.teacher_steps)
     runs: list[dict[str, Any]] = [{"arm": "the teacher", "seed": 1, **judge(task, teacher, 1)}]
     print(runs[0], flush=True)
