@@ -15,7 +15,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,18 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str) -
 
 
 def describe_differences(
-    missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]
+    missing: Collection[str], unexpected: Collection[str], shapes: Collection[str]
 ) -> str:
     """Returns how weights and network differ, a few names of each kind; empty if they do not.
 
-    >>> describe_differences(["fc.bias"], [], [])
-    '1 missing (fc.bias)'
+    Names are sorted, as some libraries give them as sets.
+
+    >>> describe_differences(["fc.weight", "fc.bias"], [], [])
+    '2 missing (fc.bias, fc.weight)'
     """
     differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     return "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+        f"{len(names)} {what} ({', '.join(sorted(names)[:4])}{', …' if len(names) > 4 else ''})"
         for what, names in differences.items()
         if names
     )

@@ -139,7 +139,7 @@ def _check_fit(source: str, info: Mapping[str, Any], key: str) -> None:
         f"{name}: {tuple(stored)} in the file, {tuple(wanted)} by the config"
         for name, stored, wanted in info["mismatched_keys"]
     ]
-    differences = describe_differences(sorted(info["missing_keys"]), unexpected, shapes)
+    differences = describe_differences(info["missing_keys"], unexpected, shapes)
     if differences:
         raise InputError(
             f"the weights of hf:{source} do not fit its config: {differences}", key=key

@@ -120,7 +120,7 @@ def _check_fit(source: str, network: Any, info: Mapping[str, Any], new: set[str]
     prefix = f"{network.base_model_prefix}."
     unexpected = [
         name
-        for name in sorted(info["unexpected_keys"])
+        for name in info["unexpected_keys"]
         if name.removeprefix(prefix).partition(".")[0] in parts - {_MAY_BE_NEW.rstrip(".")}
         and not name.endswith("position_ids")
     ]
@@ -128,7 +128,7 @@ def _check_fit(source: str, network: Any, info: Mapping[str, Any], new: set[str]
         f"{name}: {tuple(stored)} in the file, {tuple(wanted)} by the config"
         for name, stored, wanted in info["mismatched_keys"]
     ]
-    missing = sorted(set(info["missing_keys"]) - new)
+    missing = set(info["missing_keys"]) - new
     differences = describe_differences(missing, unexpected, shapes)
     if differences:
         raise InputError(

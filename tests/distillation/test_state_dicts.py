@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rrr_lightning.distillation.state_dicts import (
+    describe_differences,
     load_strictly,
     read_checkpoint,
     read_state_dict,
@@ -144,6 +145,15 @@ def test_a_misfit_says_what_differs_and_leaves_the_network_alone() -> None:
 def test_another_architecture_has_no_key_in_common() -> None:
     with pytest.raises(InputError, match="none of the network's keys is in the file"):
         load_strictly(small_network(), {"embed.weight": torch.zeros(2)}, "here")
+
+
+def test_differences_read_the_same_whatever_the_order() -> None:
+    names = [f"layer.{index}" for index in range(6)]
+    told = describe_differences(names, set(names), names[::-1])
+    assert told == "; ".join(
+        f"6 {what} (layer.0, layer.1, layer.2, layer.3, …)"
+        for what in ("missing", "unexpected", "of another shape")
+    )
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
