@@ -27,7 +27,6 @@ from rrr_lightning.models.batch_hooks import hook_of_others
 FORMAT = 2  # of what is noted of a run
 LOOKED_AT = 16  # samples whose views are compared
 LOOKED_AT_STEPS = 8
-# Through which a module or a data module changes batches on their way from the data set.
 # Arguments of data modules that change no view of a sample, or whose effect the views themselves
 # tell better: a path may be spelt in many ways.
 _NO_PART = {

@@ -9,7 +9,8 @@ where the rows lie, and the gradients are put to scale once per optimizer step:
     sum over rows / E   --(Lightning: / A micro-batches, / W ranks)-->   * E * A * W / (all rows)
 
 The step is then that of one big batch, also where the loss is mixed with a distillation loss that
-went through `row_factor`.
+went through `row_factor`. Where one micro-batch of one rank is the whole step, its mean is what it
+contributes, and nothing has to be put to scale.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ class RowCounting(LightningModule):
                 )
             self._counted_rows += count
             self._counted_step = step
-        return total / EXPECTED_ROWS
+        return total * (self.row_factor(count) / max(count, 1))
 
     def row_factor(self, count: int) -> float:
         """Returns what a mean over `count` rows is multiplied by to be such a contribution."""
-        return count / EXPECTED_ROWS
+        return float(count > 0) if self._parts == 1 else count / EXPECTED_ROWS
 
     def on_train_start(self) -> None:
         """Starts to count; refuses strategies that accumulate gradients by themselves."""
@@ -81,16 +82,26 @@ class RowCounting(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Makes the gradients those of the mean over all rows of the step."""
         super().on_before_optimizer_step(optimizer)
+        if self._parts == 1:
+            self._counted_rows = 0
+            return
         gradients = [
             parameter.grad
             for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
         rows = self._rows_of_all_ranks()
         self._counted_rows = 0
-        torch._foreach_mul_(gradients, EXPECTED_ROWS * shares / rows)
+        torch._foreach_mul_(gradients, EXPECTED_ROWS * self._parts / rows)
+
+    @property
+    def _parts(self) -> int:
+        """How many micro-batches of all ranks make a full step; 0 without a trainer."""
+        if self._trainer is None:
+            return 0
+        parts: int = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return parts
 
     def _rows_of_all_ranks(self) -> Tensor:
         """At least 1: a step without any row has no gradient to put to scale."""

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 Work = Workload | TextWorkload
 Loop = Callable[[Any, StepClock, nn.Module], None]
 LEARNING_RATE = 1e-4
+SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15}
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02}
 
 
 def cast(work: Work) -> AbstractContextManager[Any]:
@@ -55,12 +57,12 @@ def text_student(work: TextWorkload) -> nn.Module:
 
 def image_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """Returns what the student is trained with everywhere."""
-    return torch.optim.SGD(network.parameters(), LEARNING_RATE, 0.875, weight_decay=2**-15)
+    return torch.optim.SGD(network.parameters(), LEARNING_RATE, **SGD)
 
 
 def text_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """Returns the same for text."""
-    return torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-5)
+    return torch.optim.AdamW(network.parameters(), LEARNING_RATE, **ADAMW)
 
 
 def timm_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
@@ -86,7 +88,7 @@ def timm_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
 
 def torchdistill_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs a `DistillationBox` with its `KDLoss`, as its image classification example does."""
-    optimizer = {"key": "SGD", "kwargs": {"momentum": 0.875, "weight_decay": 2**-15}}
+    optimizer = {"key": "SGD", "kwargs": {**SGD}}
     batches = image_batches(work, clock.total)
     _torchdistill(work, clock, (image_student(work), teacher), optimizer, batches)
 
@@ -107,7 +109,7 @@ class Flat(nn.Module):
 
 def torchdistill_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs the same on the logits of all tokens; its `KDLoss` wants rows."""
-    optimizer = {"key": "AdamW", "kwargs": {"weight_decay": 1e-5}}
+    optimizer = {"key": "AdamW", "kwargs": {**ADAMW}}
     batches = ((batch, batch["labels"].flatten()) for batch in text_batches(work, clock.total))
     networks = Flat(text_student(work)), Flat(teacher)
     _torchdistill(work, clock, networks, optimizer, batches)
@@ -247,7 +249,7 @@ def _textbrewer(
 
 def transformers_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs Hugging Face's `Trainer` with a distillation loss on the logits of all tokens."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     class Distils(Trainer):
         """A `Trainer` with the usual `compute_loss`."""
@@ -279,7 +281,9 @@ def transformers_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) 
         )  # fmt: skip
         optimizer = text_optimizer(student)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-        Distils(student, settings, optimizers=(optimizer, schedule), callbacks=[Ticks()]).train()
+        trainer = Distils(student, settings, optimizers=(optimizer, schedule), callbacks=[Ticks()])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 PEERS: dict[str, dict[str, Loop | str]] = {

@@ -18,7 +18,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -243,11 +243,20 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def report(rows: list[dict[str, Any]], file: Path | None) -> int:
-    """Prints the rows, writes them as JSON, and returns the exit status: 1 if a goal is missed."""
+def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu") -> int:
+    """Prints rows as they come, writes them as JSON, and returns 1 if a goal is missed, else 0.
+
+    Args:
+        rows: As `row_of` returns them.
+        file: The JSON file, written when all rows are there.
+        device: What they were measured on; it is noted in each row, with the machine.
+    """
+    about = {"device": device, "machine": describe_machine(device)}
+    measured = []
     for row in rows:
+        measured.append(row | about)
         if row["ratio"] is None:
-            print(f"{row['name']}: not measured: {row['note']}")
+            print(f"{row['name']}: not measured: {row['note']}", flush=True)
             continue
         aim = "interval contains" if row["rule"] == "contains" else row["rule"]
         verdict = "for contrast"
@@ -255,11 +264,12 @@ def report(rows: list[dict[str, Any]], file: Path | None) -> int:
             verdict = f"goal {aim} {row['goal']:.4g}: {'met' if row['met'] else 'missed'}"
         print(
             f"{row['name']}: {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
-            f"n = {row['n']}, {verdict}"
+            f"n = {row['n']}, {verdict}",
+            flush=True,
         )
     if file is not None:
-        file.write_text(json.dumps(rows, indent=1) + "\n")
-    judged = [row for row in rows if row["goal"] is not None]
+        file.write_text(json.dumps(measured, indent=1) + "\n")
+    judged = [row for row in measured if row["goal"] is not None]
     met = sum(row["met"] for row in judged)
     print(f"{met} of {len(judged)} goals met")
     return 0 if met == len(judged) else 1

@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 from _text_step import TEXT_WORKLOADS
-from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from step_cost import WORKLOADS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -168,9 +168,8 @@ def main() -> int:
     be_quiet()
     device = arguments.device
     size = device, arguments.repeats, WARM_UP, arguments.steps
-    about = {"device": device, "machine": describe_machine(device)}
     compared = [*losses(device), *students(device), *optimizers(device)]
-    return report([each.run(*size) | about for each in compared], arguments.json)
+    return report((each.run(*size) for each in compared), arguments.json, device)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ batch has a shape of its own, is one step in 64 and eight more, which a long run
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from _timing import Comparison, StepClock, describe_machine, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from lightning.pytorch import Callback
 from step_cost import WORKLOADS, Workload, distill, with_lightning
 
@@ -118,22 +116,13 @@ def measure(work: Workload, repeats: int, steps: int, file: Path) -> list[dict[s
 def main() -> int:
     """Runs the benchmark; the exit status is 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=sorted(WORKLOADS), default="cpu")
-    parser.add_argument("--repeats", type=int, default=20, help="pairs of runs per ratio")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps per run")
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1 or arguments.steps < 1:
-        parser.error("--repeats and --steps must be at least 1")
-    warnings.simplefilter("ignore")  # no validation, no workers, teachers at chance: all on purpose
-    for name in ("lightning.pytorch", "rrr_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    arguments = parse(parser, repeats=20, steps=30)
+    be_quiet()
     work = WORKLOADS[arguments.device]
-    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "ledger.json")
         rows = measure(work, arguments.repeats, arguments.steps, file)
-    return report([row | about for row in rows], arguments.json)
+        return report(rows, arguments.json, arguments.device)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ the folder of real test data: `RRR_DATA`, or `../shared/data` beside the checkou
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from _intervals import difference_row
-from _timing import Median, StepClock, describe_machine, report, time_in_turns
+from _timing import Median, StepClock, be_quiet, report, time_in_turns
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
@@ -170,14 +168,11 @@ def main() -> int:
     arguments = parser.parse_args()
     fallback = Path(__file__).resolve().parents[3] / "shared" / "data"
     data = str(Path(os.environ.get("RRR_DATA", fallback)) / "glue")
-    warnings.simplefilter("ignore")  # no workers and no logger, on purpose
-    for name in ("lightning.pytorch", "rrr_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    be_quiet()
     rows, seeds = [], range(1, arguments.repeats + 1)
     for task in arguments.tasks.split(","):
         rows += compare(task, arguments.checkpoint, data, arguments.device, seeds, arguments.steps)
-    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
-    return report([row | about for row in rows], arguments.json)
+    return report(rows, arguments.json, arguments.device)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python scripts/benchmarks/mlm_rows.py --device cpu --repeats 9 --json mlm_rows.json
 
 Seconds per step and peak memory of `MaskedLanguageModel`, alone and with `DistillationCallback`,
-against loops written by hand that compute the logits of all tokens with transformers' own networks:
-of the task alone, of the same distilled loss (rows picked out of all logits), and of distillation
-on every token, as is usual with full logits. Same networks, batches, optimizer, precision, threads.
+against steps that compute the logits of all tokens with transformers' own networks: by its Trainer,
+distilled on every token, as is usual with full logits; and by loops written by hand, with the same
+loss, with that of the module here (rows picked out of all logits), and of the task alone. Same
+networks, batches, optimizer, precision, threads.
 
 On a CPU student and teacher have two layers of width 128 and a vocabulary of 30,522, in batches of
 32 x 128 tokens, 15 % of them masked: a head that outweighs its encoder. The wider the encoder, the
@@ -18,6 +19,7 @@ held before the first one (libraries, networks, batches); whole processes are in
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,12 +29,12 @@ from typing import Any
 
 import torch
 from _memory import memory_of, memory_row, print_memory
-from _text_step import masked_batches
-from _timing import Comparison, StepClock, Turns, be_quiet, describe_machine, parse, report
+from _peer_loops import transformers_text
+from _text_step import TextWorkload
+from _timing import Comparison, StepClock, Turns, be_quiet, parse, report
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
@@ -54,34 +56,20 @@ NARROW = {
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(TextWorkload):
     """The networks and batches of one device, and the goals there."""
 
-    device: str
-    network: str | dict[str, Any]
-    samples: int
-    tokens: int
-    precision: str
     time_goal: float
     same_loss_goal: float
 
-    def model(self, seed: int) -> MaskedLanguageModel:
-        """Returns a new network."""
-        return MaskedLanguageModel(self.network, VOCABULARY, learning_rate=1e-4, seed=seed)
-
     def teacher(self) -> MaskedLanguageModel:
         """Returns a teacher, in place."""
-        return self.model(1).to(self.device).eval().requires_grad_(False)
-
-    def batches(self, steps: int) -> DataLoader[Any]:
-        """Returns a loader of ready batches: four of them, again and again."""
-        shape, pinned = (self.samples, self.tokens), self.device == "cuda"
-        return masked_batches("mlm_rows", VOCABULARY, shape, steps, pinned)
+        return self.build(1).to(self.device).eval().requires_grad_(False)
 
 
 WORKLOADS = {
-    "cpu": Workload("cpu", NARROW, 32, 128, "32-true", 0.2, 0.34),
-    "cuda": Workload("cuda", "base", 64, 128, "bf16-mixed", 0.6, 0.8),
+    "cpu": Workload("cpu", NARROW, VOCABULARY, 32, 128, "32-true", 0.2, 0.34),
+    "cuda": Workload("cuda", "base", VOCABULARY, 64, 128, "bf16-mixed", 0.6, 0.8),
 }
 
 
@@ -116,14 +104,14 @@ def masked_rows(work: Workload, clock: StepClock, distilled: bool) -> None:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    trainer.fit(work.model(0), work.batches(clock.total))
+    trainer.fit(work.student(), work.batches(clock.total))
 
 
 def full_logits(
     work: Workload, clock: StepClock, distilled: bool, every_token: bool = False
 ) -> None:
     """Trains a new student in a loop written by hand, with the logits of all tokens."""
-    student = work.model(0).to(work.device)
+    student = work.student().to(work.device)
     network: Any = student.network.network.train()
     teacher: Any = work.teacher().network.network if distilled else None
     optimizer = student.default_optimizer([{"params": list(network.parameters())}])
@@ -159,6 +147,12 @@ def loss_of_all(
     return (1 - WEIGHT) * output.loss + WEIGHT * TEMPERATURE**2 * divergence
 
 
+def with_trainer(work: Workload, clock: StepClock) -> None:
+    """Trains a new student with the Trainer of transformers, with the KL on every token."""
+    teacher: Any = work.teacher().network.network
+    transformers_text(work, clock, teacher)
+
+
 Arm = Callable[[Workload, StepClock], None]
 ARMS: dict[str, Arm] = {
     "plain rows": lambda work, clock: masked_rows(work, clock, False),
@@ -166,6 +160,7 @@ ARMS: dict[str, Arm] = {
     "distilled rows": lambda work, clock: masked_rows(work, clock, True),
     "distilled full": lambda work, clock: full_logits(work, clock, True),
     "distilled every": lambda work, clock: full_logits(work, clock, True, every_token=True),
+    "distilled Trainer": with_trainer,
 }
 
 
@@ -173,6 +168,8 @@ def pairs(work: Workload) -> list[tuple[str, str, str, float]]:
     """Returns what is compared: name, arm, reference, and the goal for the seconds per step."""
     rows, full = "masked rows", "full logits"
     return [
+        (f"distilled, {rows} / Hugging Face Trainer, {full}", "distilled rows",
+         "distilled Trainer", work.time_goal),
         (f"distilled, {rows} / {full}, KL on every token", "distilled rows", "distilled every",
          work.time_goal),
         (f"distilled, {rows} / {full}, the same loss", "distilled rows", "distilled full",
@@ -195,8 +192,9 @@ def print_memory_of(work: Workload, name: str) -> None:
     """Prints the bytes held before and at the peak of a few steps; in a process of its own."""
 
     def prepare() -> None:
+        importlib.import_module("transformers.trainer")  # libraries are needed either way
         next(iter(work.batches(1)))
-        work.model(0), work.teacher()
+        work.student(), work.teacher()
 
     print_memory(work.device, prepare, lambda: ARMS[name](work, Untimed(work.device)))
 
@@ -236,10 +234,9 @@ def main() -> int:
     if arguments.memory_of is not None:
         print_memory_of(work, arguments.memory_of)
         return 0
-    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
     rows = time_rows(work, arguments.repeats, arguments.steps)
     rows += memory_rows(work, min(3, arguments.repeats))
-    return report([row | about for row in rows], arguments.json)
+    return report(rows, arguments.json, arguments.device)
 
 
 if __name__ == "__main__":

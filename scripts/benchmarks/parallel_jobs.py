@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _timing import Median, describe_machine, report
+from _timing import Median, report
 
 from rrr_lightning.glue.plan import SETTINGS, make_plan
 from rrr_lightning.glue.protocol import find_protocol
@@ -93,7 +93,6 @@ def main() -> int:
             "pairs": pairs,
             "ratios": ratios,
         },
-        **{"device": arguments.device, "machine": describe_machine(arguments.device)},
     }
     return report([row], arguments.json)
 

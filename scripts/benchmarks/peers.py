@@ -25,7 +25,7 @@ from typing import Any
 
 from _peer_loops import PEERS, Loop
 from _text_step import TEXT_WORKLOADS
-from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from step_cost import WARM_UP_STEPS, WORKLOADS, distill, with_lightning
 
 from rrr_lightning.distillation.teacher import Precision, Teacher
@@ -122,12 +122,11 @@ def main() -> int:
     be_quiet()
     device = arguments.device
     size = device, arguments.repeats, WARM_UP_STEPS, arguments.steps
-    about = {"device": device, "machine": describe_machine(device)}
-    rows = [
+    rows = (
         each if isinstance(each, dict) else each.run(*size)
         for each in comparisons(device, arguments.only)
-    ]
-    return report([row | about for row in rows], arguments.json)
+    )
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

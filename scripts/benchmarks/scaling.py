@@ -29,7 +29,6 @@ from _timing import (
     StepClock,
     alone,
     be_quiet,
-    describe_machine,
     parse,
     report,
     row_of,
@@ -150,8 +149,7 @@ def main() -> int:
     ]
     if arguments.only in "ranks":
         rows.append(rank_row(device, min(5, arguments.repeats), arguments.steps))
-    about = {"device": device, "machine": describe_machine(device)}
-    return report([row | about for row in rows], arguments.json)
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

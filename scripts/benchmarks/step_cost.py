@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,6 @@ from _timing import (
     StepClock,
     alone,
     be_quiet,
-    describe_machine,
     parse,
     report,
     row_of,
@@ -285,11 +285,10 @@ def main() -> int:
     be_quiet()
     work, text = WORKLOADS[arguments.device], TEXT_WORKLOADS[arguments.device]
     chosen = [each for each in comparisons(work, text) if arguments.only in each.name]
-    about = {"device": arguments.device, "machine": describe_machine(arguments.device)}
     size = (arguments.repeats, WARM_UP_STEPS, arguments.steps)
-    rows = [memory_after_until(work)] if arguments.only in MEMORY else []
-    rows += [compared.run(work.device, *size) for compared in chosen]
-    return report([row | about for row in rows], arguments.json)
+    memory = [memory_after_until(work)] if arguments.only in MEMORY else []
+    seconds = (compared.run(work.device, *size) for compared in chosen)
+    return report(chain(memory, seconds), arguments.json, work.device)
 
 
 if __name__ == "__main__":

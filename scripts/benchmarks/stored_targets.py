@@ -15,10 +15,8 @@ them.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timing import Comparison, StepClock, describe_machine, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from lightning.pytorch import Callback, LightningModule, Trainer
 from step_cost import TimeSteps
 
@@ -192,18 +190,8 @@ def compare(work: Images | Texts, device: str, folder: Path) -> Comparison:
 def main() -> int:
     """Runs the benchmark; the exit status is 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=sorted(WORKLOADS), default="cpu")
-    parser.add_argument("--repeats", type=int, default=20, help="pairs of runs per ratio")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps per run")
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1 or arguments.steps < 1:
-        parser.error("--repeats and --steps must be at least 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is no CUDA device")
-    warnings.simplefilter("ignore")  # no validation, no workers, teachers at chance: all on purpose
-    for name in ("lightning.pytorch", "rrr_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    arguments = parse(parser, repeats=20, steps=20)
+    be_quiet()
     device, steps = arguments.device, arguments.steps
     rows = []
     for work in WORKLOADS[device]:
@@ -211,8 +199,7 @@ def main() -> int:
             write(work, device, WARM_UP_STEPS + steps, Path(folder, "targets"))
             compared = compare(work, device, Path(folder, "targets"))
             rows.append(compared.run(device, arguments.repeats, WARM_UP_STEPS, steps))
-    about = {"device": device, "machine": describe_machine(device)}
-    return report([row | about for row in rows], arguments.json)
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

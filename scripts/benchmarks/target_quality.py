@@ -14,17 +14,15 @@ seeds; they come with an interval of Student's t, which for stored minus live sh
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from _intervals import difference_row
-from _timing import describe_machine, report
+from _timing import be_quiet, report
 from lightning.pytorch import Trainer
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
@@ -204,9 +202,7 @@ def main() -> int:
         parser.error("--seeds must be at least 2")
     if arguments.data == "cifar10" and arguments.source is None:
         parser.error("--data cifar10 needs --source")
-    warnings.simplefilter("ignore")  # no validation while training, on purpose
-    for name in ("lightning.pytorch", "rrr_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    be_quiet()
     numbers = {name: getattr(arguments, name) for name in ("steps", "teacher_steps", "classes")}
     task = make_task(arguments.data, arguments.source, **numbers)
     teacher = train(task, task.teacher, 1, task.teacher_steps)
@@ -219,13 +215,9 @@ def main() -> int:
                 module = train(task, task.student, seed, task.steps, *callbacks)
             runs.append({"arm": arm, "seed": seed, **judge(task, module, seed)})
             print(runs[-1], flush=True)
-    about = {
-        "device": "cpu",
-        "task": {**vars(task), "source": arguments.data},
-        "machine": describe_machine("cpu"),
-    }
+    settings = {**vars(task), "source": arguments.data}
     rows = [
-        row | about
+        row | {"task": settings}
         for arm in ARMS
         if arm != "live"
         for row in differences(arguments.data, runs, arm)

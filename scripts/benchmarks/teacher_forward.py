@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from _intervals import wilson
-from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils._pytree import tree_map
@@ -287,13 +287,12 @@ def main() -> int:
     else:
         chosen = [each for each in subjects(device) if arguments.only in each.name]
         steps = {} if arguments.train_steps is None else {"steps": arguments.train_steps}
-        rows = [
+        rows = (
             row
             for subject in chosen
             for row in measure(replace(subject, **steps), device, precision, arguments.data, size)
-        ]
-    about = {"device": device, "machine": describe_machine(device)}
-    return report([row | about for row in rows], arguments.json)
+        )
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _timing import Comparison, StepClock, be_quiet, describe_machine, parse, report
+from _timing import Comparison, StepClock, be_quiet, parse, report
 from teacher_forward import WARM_UP, Subject, subjects
 from torch.utils._pytree import tree_map
 
@@ -118,14 +118,13 @@ def main() -> int:
     be_quiet()
     device = arguments.device
     size = device, arguments.repeats, WARM_UP, arguments.steps
-    rows = [
+    rows = (
         part_row(subject, part, device, size)
         for subject in subjects(device)
         for part in PARTS
         if arguments.only in f"{subject.name}: {part}"
-    ]
-    about = {"device": device, "machine": describe_machine(device)}
-    return report([row | about for row in rows], arguments.json)
+    )
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

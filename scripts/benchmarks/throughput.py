@@ -85,8 +85,7 @@ def main() -> int:
     arguments = parse(parser, repeats=5, steps=20)
     be_quiet()
     device = arguments.device
-    machine = describe_machine(device)
-    judged = "H200" in machine["hardware"]
+    judged = "H200" in describe_machine(device)["hardware"]
     work = WORKLOADS[device]
     text = replace(TEXT_WORKLOADS[device], precision="bf16-mixed")
     if device == "cuda":
@@ -105,7 +104,7 @@ def main() -> int:
         row_of("BERT: share of the measured bf16 matrix rate", shares,
                SHARE_OF_PEAK if judged else None, "at least"),
     ]  # fmt: skip
-    return report([row | {"device": device, "machine": machine} for row in rows], arguments.json)
+    return report(rows, arguments.json, device)
 
 
 if __name__ == "__main__":

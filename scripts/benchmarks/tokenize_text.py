@@ -28,7 +28,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
-from _timing import Median, describe_machine, report
+from _timing import Median, report
 
 from rrr_lightning.data.documents import FileDocuments, FirstDocuments
 from rrr_lightning.data.encoding import Encoder
@@ -163,7 +163,6 @@ def main() -> int:
             f"preparation / datasets.map with {cores} processes": cores,
             "preparation / datasets.map with the tokenizer's threads": None,
         }
-        about = {"device": "cpu", "machine": describe_machine("cpu")}
         rows = [
             compare(
                 name,
@@ -172,7 +171,6 @@ def main() -> int:
                 arguments.repeats,
                 work,
             )
-            | about
             for name, processes in ways.items()
         ]
     for row in rows:

@@ -118,6 +118,23 @@ def test_a_step_without_rows_has_no_gradient() -> None:
     assert module.noted == [0.0, 5.0, 0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_gradients_of_a_whole_step_are_right_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    scale = torch._foreach_mul_
+
+    def counted(*given: Any) -> None:
+        passes.append(given)
+        scale(*given)
+
+    monkeypatch.setattr(torch, "_foreach_mul_", counted)
+    module = Squares()
+    fit_numbers(module, [1.0], [2.0, 3.0, 7.0])
+    assert (module.noted, passes) == ([1.0, 4.0], [])
+    fit_numbers(module, [1.0], [2.0, 3.0, 6.0], accumulate_grad_batches=2)
+    assert (module.noted[-1], len(passes)) == (3.0, 1)
+
+
 def test_a_mean_goes_through_the_same_factor() -> None:
     module = Squares()
     total = module.contribution(torch.tensor(12.0), 3)

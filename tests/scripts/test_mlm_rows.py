@@ -30,7 +30,7 @@ def work(benchmark: Any) -> Any:
 
 
 def test_both_ways_compute_the_same_loss(benchmark: Any, work: Any) -> None:
-    model, teacher = work.model(0), work.teacher()
+    model, teacher = work.build(0), work.teacher()
     batch = next(iter(work.batches(1)))
     labels = batch["labels"]
     given = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -45,9 +45,32 @@ def test_both_ways_compute_the_same_loss(benchmark: Any, work: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_trainer_learns_what_the_loop_learns(
+    benchmark: Any, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="the Trainer of transformers needs it")
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    work = replace(work, network={**work.network, **still})
+    students = []
+
+    def student(each: Any) -> Any:
+        students.append(each.build(-1))
+        return students[-1]
+
+    monkeypatch.setattr(type(work), "student", student)
+    for name in ("distilled every", "distilled Trainer"):
+        benchmark.ARMS[name](work, benchmark.Untimed("cpu"))
+    before = work.build(-1).state_dict()
+    by_hand, by_trainer = (each.state_dict() for each in students)
+    moved = max(float((by_hand[name] - before[name]).abs().max()) for name in before)
+    apart = max(float((by_hand[name] - by_trainer[name]).abs().max()) for name in before)
+    assert apart < 1e-3 * moved
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_every_way_runs_and_every_pair_is_reported(benchmark: Any, work: Any) -> None:
     rows = benchmark.time_rows(work, repeats=1, steps=1)
-    assert [row["goal"] for row in rows] == [0.2, 0.34, 0.34]
+    assert [row["goal"] for row in rows] == [0.2, 0.2, 0.34, 0.34]
     for row in rows:
         assert {"name", "ratio", "low", "high", "goal", "n", "rule", "met"} <= set(row)
         assert 0 < row["ratio"] < 2
