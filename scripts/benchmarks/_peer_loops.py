@@ -287,14 +287,8 @@ def transformers_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) 
 
 
 PEERS: dict[str, dict[str, Loop | str]] = {
-    "timm": {
-        "ResNet": timm_images,
-        "BERT": "its tasks take images and class labels",
-    },
-    "torchdistill": {
-        "ResNet": torchdistill_images,
-        "BERT": torchdistill_text,
-    },
+    "timm": {"ResNet": timm_images, "BERT": "its tasks take images and class labels"},
+    "torchdistill": {"ResNet": torchdistill_images, "BERT": torchdistill_text},
     "nvidia-modelopt": {"ResNet": modelopt_images, "BERT": modelopt_text},
     "textbrewer": {"ResNet": textbrewer_images, "BERT": textbrewer_text},
     "transformers": {
