@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import AdamW, Optimizer
 
 from rrr_lightning.models.base import StudentModule
+from rrr_lightning.models.fused import can_fuse
 
 WARMUP_FRACTION = 0.06
 
@@ -78,6 +79,7 @@ class AdamWStudent(StudentModule):
             betas=self.betas,
             eps=self.epsilon,
             weight_decay=self.weight_decay,
+            fused=can_fuse(self),
         )
 
     def decay(self, progress: float) -> float:

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 Work = Workload | TextWorkload
 Loop = Callable[[Any, StepClock, nn.Module], None]
 LEARNING_RATE = 1e-4
-SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15}
-ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02}
+SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15, "fused": True}
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02, "fused": True}
 
 
 def cast(work: Work) -> AbstractContextManager[Any]:

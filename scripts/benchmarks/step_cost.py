@@ -156,9 +156,7 @@ def with_a_loop(work: Workload, clock: StepClock, teacher: nn.Module | None) -> 
     network, normalise = student.network.train(), student.prepare
     if teacher is not None:
         teacher = teacher.to(work.device).eval().requires_grad_(False)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=0.01, momentum=student.momentum, weight_decay=student.weight_decay
-    )
+    optimizer = student.default_optimizer(student.parameter_groups())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, clock.total)
     mixed = work.precision == "bf16-mixed"
     for images, labels in work.batches(clock.total):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,4 +125,16 @@ def test_the_report_writes_rows_and_fails_where_a_goal_is_missed(
     assert timing.report([good], None) == 0
     assert timing.report([good, bad], tmp_path / "rows.json") == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 goals met"
-    assert json.loads((tmp_path / "rows.json").read_text()) == [good, bad]
+    about = {"device": "cpu", "machine": timing.describe_machine("cpu")}
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert written == [good | about, bad | about]
+
+
+def test_rows_are_printed_as_they_come(
+    timing: ModuleType, now: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows() -> Iterator[Any]:
+        yield compare(timing, now, 1.0, 1.05)
+        assert "x: 1.000" in capsys.readouterr().out
+
+    assert timing.report(rows(), None) == 0
