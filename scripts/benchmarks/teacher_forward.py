@@ -133,7 +133,7 @@ def subjects(device: str) -> list[Subject]:
             "ResNet-20, 32 pixels",
             lambda: ImageClassifier("cifar_resnet20", 10, learning_rate=0.2, warmup_fraction=0.15,
                                     initialization="default", seed=0),
-            lambda: images(sizes[0], 32), "cifar10", cifar, 500,
+            lambda: images(sizes[0], 32), "cifar10", cifar, 2000,
         ),
         Subject(
             "ResNet-50, 224 pixels",

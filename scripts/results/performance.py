@@ -24,10 +24,7 @@ AIMS = {"at most": "≤", "at least": "≥", "contains": "interval contains"}
 TO_RUN = {
     "step_cost": "",
     "mlm_rows": "",
-    "teacher_forward": "",
-    "teacher_agreement": "teacher_forward --data FOLDER --only ResNet-20 --precision bf16",
-    "teacher_agreement_bert": "teacher_forward --data FOLDER --only BERT --precision bf16",
-    "teacher_agreement_resnet50": "teacher_forward --data FOLDER --only ResNet-50 --precision bf16",
+    "teacher_forward": "teacher_forward --data FOLDER",
     "teacher_parts": "",
     "peers": "",
     "scaling": "",

@@ -82,7 +82,8 @@ def test_a_process_tells_what_its_steps_needed(
 ) -> None:
     benchmark.print_memory_of(work, "distilled full")
     held = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert 0 < held["before"] <= held["peak"]
+    # Linux rounds its count of pages, and this process has held more before.
+    assert 0 < held["before"] <= 1.01 * held["peak"]
 
 
 def test_memory_is_the_ratio_of_what_the_steps_needed(benchmark: Any, tmp_path: Path) -> None:
