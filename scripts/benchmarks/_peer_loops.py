@@ -8,61 +8,31 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from _peer_parts import (
+    ADAMW,
+    LEARNING_RATE,
+    SGD,
+    Batches,
+    Work,
+    cast,
+    image_batches,
+    image_optimizer,
+    image_student,
+    text_batches,
+    text_optimizer,
+    text_student,
+    under_cast,
+)
 from _text_step import TextWorkload
 from _timing import StepClock
 from step_cost import TEMPERATURE, WEIGHT, Workload
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Work = Workload | TextWorkload
 Loop = Callable[[Any, StepClock, nn.Module], None]
-LEARNING_RATE = 1e-4
-SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15, "fused": True}
-ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02, "fused": True}
-
-
-def cast(work: Work) -> AbstractContextManager[Any]:
-    """Returns what a forward runs under."""
-    mixed = work.precision == "bf16-mixed"
-    return torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext()
-
-
-def image_batches(work: Workload, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields normalised images in the layout that convolutions are fastest in, and labels."""
-    prepare = work.student().to(work.device).prepare
-    for images, labels in work.batches(steps):
-        yield prepare(images.to(work.device)), labels.to(work.device)
-
-
-def text_batches(work: TextWorkload, steps: int) -> Iterator[dict[str, Tensor]]:
-    """Yields batches on the device."""
-    for batch in work.batches(steps):
-        yield {name: each.to(work.device) for name, each in batch.items()}
-
-
-def image_student(work: Workload) -> nn.Module:
-    """Returns a new student on the device, as a plain network in training mode."""
-    return work.student().network.to(work.device).train()
-
-
-def text_student(work: TextWorkload) -> nn.Module:
-    """Returns a new student on the device: transformers' own network, which gives all logits."""
-    network: nn.Module = work.student().network.network
-    return network.to(work.device).train()
-
-
-def image_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """Returns what the student is trained with everywhere."""
-    return torch.optim.SGD(network.parameters(), LEARNING_RATE, **SGD)
-
-
-def text_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """Returns the same for text."""
-    return torch.optim.AdamW(network.parameters(), LEARNING_RATE, **ADAMW)
 
 
 def timm_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
@@ -199,15 +169,15 @@ class WithLoss(nn.Module):
 
 def textbrewer_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs a `BasicDistiller`."""
-    student = WithLoss(image_student(work))
-    batches = list(image_batches(work, clock.total))
-    _textbrewer(work, clock, (student, WithLoss(teacher)), image_optimizer(student), batches, False)
+    networks = WithLoss(image_student(work)), WithLoss(teacher)
+    batches = Batches(lambda: image_batches(work, clock.total), clock.total)
+    _textbrewer(work, clock, networks, image_optimizer(networks[0]), batches, False)
 
 
 def textbrewer_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) -> None:
     """Runs a `BasicDistiller` with a mask on the logits, which picks the masked tokens."""
     student = text_student(work)
-    batches = list(text_batches(work, clock.total))
+    batches = Batches(lambda: text_batches(work, clock.total), clock.total)
     _textbrewer(work, clock, (student, teacher), text_optimizer(student), batches, True)
 
 
@@ -216,7 +186,7 @@ def _textbrewer(
     clock: StepClock,
     networks: tuple[nn.Module, nn.Module],
     optimizer: torch.optim.Optimizer,
-    batches: list[Any],
+    batches: Batches,
     masked: bool,
 ) -> None:
     from textbrewer import BasicDistiller, DistillationConfig, TrainingConfig
@@ -238,9 +208,9 @@ def _textbrewer(
         loss = DistillationConfig(
             temperature=TEMPERATURE, hard_label_weight=1 - WEIGHT, kd_loss_weight=WEIGHT
         )
-        student, teacher = networks
+        student, teacher = (under_cast(work, network) for network in networks)
         distiller = BasicDistiller(training, loss, teacher, student, adapt, adapt)
-        with distiller, cast(work):
+        with distiller:
             distiller.train(
                 optimizer, batches, num_steps=clock.total, scheduler_class=Ticks,
                 scheduler_args={"factor": 1.0},
@@ -256,7 +226,7 @@ def transformers_text(work: TextWorkload, clock: StepClock, teacher: nn.Module) 
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             output = model(**inputs)
-            with torch.no_grad():
+            with torch.no_grad(), cast(work):  # the Trainer casts the forward of its own model
                 targets = teacher(**{k: v for k, v in inputs.items() if k != "labels"}).logits
             log_q = F.log_softmax(output.logits / TEMPERATURE, dim=-1).flatten(0, 1)
             log_p = F.log_softmax(targets / TEMPERATURE, dim=-1).flatten(0, 1)

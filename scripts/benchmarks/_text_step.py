@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.distillation.losses import kl_divergence
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.masked_rows import carry_places, masked_places
 from rrr_lightning.random import keyed_generator
 
 MASK, FIRST_WORD, MASKED = 103, 1000, 0.15
@@ -95,6 +96,7 @@ def text_loop(
     mixed = work.precision == "bf16-mixed"
     for batch in work.batches(clock.total):
         given = {name: each.to(work.device, non_blocking=True) for name, each in batch.items()}
+        carry_places(batch, given)
         optimizer.zero_grad()
         with torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext():
             loss = _loss(network, teacher, given, temperature, weight)
@@ -117,9 +119,8 @@ def _loss(
             targets = teacher.network(batch)
     rows = network(batch)
     labels = batch["labels"]
-    task = in_chunks(
-        lambda each, wanted: F.cross_entropy(each.float(), wanted), rows, labels[labels != -100]
-    )
+    wanted = labels.flatten().index_select(0, masked_places(labels))
+    task = in_chunks(lambda each, wanted: F.cross_entropy(each.float(), wanted), rows, wanted)
     if targets is None:
         return task
     divergence = in_chunks(

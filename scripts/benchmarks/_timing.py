@@ -209,6 +209,12 @@ def row_of(
     }
 
 
+def not_measured(name: str, why: str) -> dict[str, Any]:
+    """Returns a row without numbers."""
+    empty = dict.fromkeys(("ratio", "low", "high", "goal", "met"))
+    return {"name": name, **empty, "rule": "at most", "n": 0, "note": why}
+
+
 def is_met(middle: Median, goal: float | None, rule: Rule) -> bool | None:
     """Returns whether a ratio meets its goal; None where it has none."""
     if goal is None:
@@ -248,13 +254,15 @@ def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu
 
     Args:
         rows: As `row_of` returns them.
-        file: The JSON file, written when all rows are there.
+        file: The JSON file, written anew with every row.
         device: What they were measured on; it is noted in each row, with the machine.
     """
     about = {"device": device, "machine": describe_machine(device)}
     measured = []
     for row in rows:
         measured.append(row | about)
+        if file is not None:
+            file.write_text(json.dumps(measured, indent=1) + "\n")
         if row["ratio"] is None:
             print(f"{row['name']}: not measured: {row['note']}", flush=True)
             continue
@@ -267,8 +275,6 @@ def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu
             f"n = {row['n']}, {verdict}",
             flush=True,
         )
-    if file is not None:
-        file.write_text(json.dumps(measured, indent=1) + "\n")
     judged = [row for row in measured if row["goal"] is not None]
     met = sum(row["met"] for row in judged)
     print(f"{met} of {len(judged)} goals met")

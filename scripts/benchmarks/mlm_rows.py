@@ -21,10 +21,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -194,13 +195,13 @@ def print_memory_of(work: Workload, name: str) -> None:
     def prepare() -> None:
         importlib.import_module("transformers.trainer")  # libraries are needed either way
         next(iter(work.batches(1)))
-        work.student(), work.teacher()
+        _ = work.student().to(work.device), work.teacher()  # both at once
 
     print_memory(work.device, prepare, lambda: ARMS[name](work, Untimed(work.device)))
 
 
-def memory_rows(work: Workload, repeats: int) -> list[dict[str, Any]]:
-    """Returns the rows on peak memory, in the order of `pairs`."""
+def memory_rows(work: Workload, repeats: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows on peak memory, in the order of `pairs`."""
     held = {
         name: [
             memory_of(__file__, "--device", work.device, "--memory-of", name)
@@ -208,20 +209,16 @@ def memory_rows(work: Workload, repeats: int) -> list[dict[str, Any]]:
         ]
         for name in ARMS
     }
-    return [
-        memory_row(f"peak memory: {name}", held[arm], held[reference], MEMORY_GOAL)
-        for name, arm, reference, _ in pairs(work)
-    ]
+    for name, arm, reference, _ in pairs(work):
+        yield memory_row(f"peak memory: {name}", held[arm], held[reference], MEMORY_GOAL)
 
 
-def time_rows(work: Workload, repeats: int, steps: int) -> list[dict[str, Any]]:
-    """Returns the rows on seconds per step."""
-    return [
-        Comparison(
-            f"seconds: {name}", partial(ARMS[arm], work), partial(ARMS[reference], work), goal
-        ).run(work.device, repeats, WARM_UP_STEPS, steps)
-        for name, arm, reference, goal in pairs(work)
-    ]
+def time_rows(work: Workload, repeats: int, steps: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows on seconds per step."""
+    for name, arm, reference, goal in pairs(work):
+        arms = partial(ARMS[arm], work), partial(ARMS[reference], work)
+        compared = Comparison(f"seconds: {name}", *arms, goal)
+        yield compared.run(work.device, repeats, WARM_UP_STEPS, steps)
 
 
 def main() -> int:
@@ -234,9 +231,9 @@ def main() -> int:
     if arguments.memory_of is not None:
         print_memory_of(work, arguments.memory_of)
         return 0
-    rows = time_rows(work, arguments.repeats, arguments.steps)
-    rows += memory_rows(work, min(3, arguments.repeats))
-    return report(rows, arguments.json, arguments.device)
+    seconds = time_rows(work, arguments.repeats, arguments.steps)
+    memory = memory_rows(work, min(3, arguments.repeats))
+    return report(chain(seconds, memory), arguments.json, arguments.device)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 from _peer_loops import PEERS, Loop
 from _text_step import TEXT_WORKLOADS
-from _timing import Comparison, StepClock, be_quiet, parse, report
+from _timing import Comparison, StepClock, be_quiet, not_measured, parse, report
 from step_cost import WARM_UP_STEPS, WORKLOADS, distill, with_lightning
 
 from rrr_lightning.distillation.teacher import Precision, Teacher
@@ -101,12 +101,6 @@ def against(family: str, work: Any, name: str, loop: Loop) -> Comparison:
         loop(work, clock, teacher.network.network if family == "BERT" else teacher)
 
     return Comparison(name, ours, theirs, GOAL)
-
-
-def not_measured(name: str, why: str) -> dict[str, Any]:
-    """Returns a row without numbers."""
-    empty = dict.fromkeys(("ratio", "low", "high", "goal", "met"))
-    return {"name": name, **empty, "rule": "at most", "n": 0, "note": why}
 
 
 def main() -> int:

@@ -19,20 +19,13 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from _text_step import TEXT_WORKLOADS, TextWorkload
-from _timing import (
-    Comparison,
-    StepClock,
-    alone,
-    be_quiet,
-    parse,
-    report,
-    row_of,
-)
+from _timing import Comparison, StepClock, alone, be_quiet, not_measured, parse, report, row_of
 from lightning.pytorch import Trainer
 from step_cost import WARM_UP_STEPS, WORKLOADS, TimeSteps, Workload, distill, with_lightning
 
@@ -111,6 +104,9 @@ def print_rank_seconds(work: Workload, ranks: int, steps: int) -> None:
 
 def rank_row(device: str, repeats: int, steps: int) -> dict[str, Any]:
     """Returns the row on ranks, from processes that take turns."""
+    name = f"ranks: {RANKS} with half of the batch each / 1 with the whole"
+    if device == "cuda" and torch.cuda.device_count() < RANKS:
+        return not_measured(name, f"it needs {RANKS} GPUs")
 
     def seconds(ranks: int) -> float:
         command = [sys.executable, __file__, "--device", device, "--steps", str(steps)]
@@ -122,7 +118,6 @@ def rank_row(device: str, repeats: int, steps: int) -> dict[str, Any]:
         return statistics.median(json.loads(done.stdout.splitlines()[-1]))
 
     pairs = [(seconds(RANKS), seconds(1)) for _ in range(repeats)]
-    name = f"ranks: {RANKS} with half of the batch each / 1 with the whole"
     return row_of(name, [mine / other for mine, other in pairs], None) | {
         "steps": steps,
         "seconds": statistics.median(pair[0] for pair in pairs),
@@ -142,14 +137,15 @@ def main() -> int:
     if arguments.ranks is not None:
         print_rank_seconds(work, arguments.ranks, arguments.steps)
         return 0
-    rows = [
-        compared.run(device, arguments.repeats, WARM_UP_STEPS, arguments.steps)
-        for compared in (*by_teachers(work), *by_classes(text), *by_length(text))
-        if arguments.only in compared.name
-    ]
-    if arguments.only in "ranks":
-        rows.append(rank_row(device, min(5, arguments.repeats), arguments.steps))
-    return report(rows, arguments.json, device)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for compared in (*by_teachers(work), *by_classes(text), *by_length(text)):
+            if arguments.only in compared.name:
+                yield compared.run(device, arguments.repeats, WARM_UP_STEPS, arguments.steps)
+        if arguments.only in "ranks":
+            yield rank_row(device, min(5, arguments.repeats), arguments.steps)
+
+    return report(rows(), arguments.json, device)
 
 
 if __name__ == "__main__":

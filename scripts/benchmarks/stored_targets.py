@@ -193,13 +193,14 @@ def main() -> int:
     arguments = parse(parser, repeats=20, steps=20)
     be_quiet()
     device, steps = arguments.device, arguments.steps
-    rows = []
-    for work in WORKLOADS[device]:
+
+    def row(work: Images | Texts) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             write(work, device, WARM_UP_STEPS + steps, Path(folder, "targets"))
             compared = compare(work, device, Path(folder, "targets"))
-            rows.append(compared.run(device, arguments.repeats, WARM_UP_STEPS, steps))
-    return report(rows, arguments.json, device)
+            return compared.run(device, arguments.repeats, WARM_UP_STEPS, steps)
+
+    return report(map(row, WORKLOADS[device]), arguments.json, device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Does a student learn from stored targets what it learns from the live teacher?
 
     python scripts/benchmarks/target_quality.py --data digits --json target_quality_digits.json
-    python scripts/benchmarks/target_quality.py --data cifar10 --source DATA/cifar10
+    python scripts/benchmarks/target_quality.py --data cifar10 --source DATA/cifar10 --kind sampled
     python scripts/benchmarks/target_quality.py --data prose --classes 48
 
 Trains one teacher, then for every seed four students that differ in nothing but what teaches them:
@@ -57,6 +57,7 @@ class Task:
         batch_size: Samples of a step.
         learning_rate: The peak learning rate of both.
         temperature: Of the distillation loss.
+        kind: What is kept of a row where some classes are.
     """
 
     source: str | None
@@ -68,16 +69,12 @@ class Task:
     batch_size: int
     learning_rate: float
     temperature: float
+    kind: Kind
 
     @property
     def is_text(self) -> bool:
         """Whether the samples are texts."""
         return isinstance(self.teacher, dict)
-
-    @property
-    def some(self) -> Kind:
-        """What is kept of a row where some classes are."""
-        return "sampled" if self.is_text else "top_k"
 
     def data(self, seed: int) -> KeyedDataModule:
         """Returns the data of a seed."""
@@ -111,14 +108,15 @@ def bert(width: int) -> dict[str, Any]:
     }
 
 
-def make_task(name: str, source: str | None, **numbers: int | None) -> Task:
-    """Returns a task by name, with other numbers of steps or classes where they are given."""
+def make_task(name: str, source: str | None, **changes: Any) -> Task:
+    """Returns a task by name, with other steps, classes or kind where they are given."""
+    networks = "cifar_resnet20", "cifar_resnet8"
     tasks = {
-        "digits": Task(None, "cifar_resnet14", "cifar_resnet8", 200, 50, 4, 40, 0.1, 4.0),
-        "cifar10": Task(source, "cifar_resnet20", "cifar_resnet8", 800, 400, 4, 128, 0.1, 4.0),
-        "prose": Task(None, bert(128), bert(64), 1200, 400, 12, 32, 0.002, 1.0),
+        "digits": Task(None, "cifar_resnet14", "cifar_resnet8", 200, 50, 4, 40, 0.1, 4.0, "top_k"),
+        "cifar10": Task(source, *networks, 800, 400, 4, 128, 0.1, 4.0, "top_k"),
+        "prose": Task(None, bert(128), bert(64), 1200, 400, 12, 32, 0.002, 1.0, "sampled"),
     }
-    return replace(tasks[name], **{name: count for name, count in numbers.items() if count})
+    return replace(tasks[name], **{key: value for key, value in changes.items() if value})
 
 
 def make_trainer(steps: int, **settings: Any) -> Trainer:
@@ -164,7 +162,7 @@ def taught(task: Task, arm: str, teacher: StudentModule, seed: int, folder: Path
         return []
     if arm == "live":
         return [DistillationCallback([teacher], **options(task))]
-    kept: tuple[Kind, int | None] = ("dense", None) if "all" in arm else (task.some, task.classes)
+    kept: tuple[Kind, int | None] = ("dense", None) if "all" in arm else (task.kind, task.classes)
     write_targets(
         make_trainer(task.steps),
         task.module(task.student, seed),
@@ -196,6 +194,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="optimizer steps of a student")
     parser.add_argument("--teacher-steps", type=int, help="optimizer steps of the teacher")
     parser.add_argument("--classes", type=int, help="classes kept where some are")
+    parser.add_argument("--kind", choices=("top_k", "sampled"), help="which ones are kept then")
     parser.add_argument("--json", type=Path, help="file for the runs and differences")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
@@ -203,8 +202,9 @@ def main() -> int:
     if arguments.data == "cifar10" and arguments.source is None:
         parser.error("--data cifar10 needs --source")
     be_quiet()
-    numbers = {name: getattr(arguments, name) for name in ("steps", "teacher_steps", "classes")}
-    task = make_task(arguments.data, arguments.source, **numbers)
+    names = ("steps", "teacher_steps", "classes", "kind")
+    changes = {name: getattr(arguments, name) for name in names}
+    task = make_task(arguments.data, arguments.source, **changes)
     teacher = train(task, task.teacher, 1, task.teacher_steps)
     runs: list[dict[str, Any]] = [{"arm": "the teacher", "seed": 1, **judge(task, teacher, 1)}]
     print(runs[0], flush=True)

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 from rrr_lightning.callbacks._teachers import device_precision
 from rrr_lightning.distillation.folding import fold_batch_norms
 from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.models.masked_rows import MaskedRows
 
 
 def fold(teacher: Teacher, device: str) -> None:
@@ -66,7 +67,9 @@ def everything(teacher: Teacher, device: str) -> None:
 def compiled(teacher: Teacher, device: str) -> None:
     """Compiles on top."""
     everything(teacher, device)
-    teacher.network.compile(dynamic=False)
+    module: Any = teacher.network
+    inner = module.network  # of an image classifier; around it are normalisation, or masked tokens
+    (inner.network if isinstance(inner, MaskedRows) else inner).compile(dynamic=False)
 
 
 PARTS: dict[str, Callable[[Teacher, str], None]] = {
@@ -80,12 +83,15 @@ PARTS: dict[str, Callable[[Teacher, str], None]] = {
 }
 
 
+LAID_OUT = ("channels_last", "folded, channels_last", "all, as by default", "all, compiled")
+
+
 def part_row(subject: Subject, part: str, device: str, size: Any) -> dict[str, Any]:
     """Returns the row on one part."""
     plain, changed = (Teacher(subject.module(), name=subject.name) for _ in range(2))
     if hasattr(plain.network, "channels_last"):  # as peers and plain torch have it
         for teacher in (plain, changed):
-            teacher.network.channels_last = part != "batch norms folded" and teacher is changed
+            teacher.network.channels_last = part in LAID_OUT and teacher is changed
             teacher.network.to(memory_format=torch.contiguous_format)
     for teacher in (plain, changed):
         teacher.place(device, "32")

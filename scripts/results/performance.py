@@ -66,7 +66,8 @@ def goals(rows: list[dict[str, Any]]) -> str:
             file = f"{name}_{device}.json"
             if file not in have:
                 script, _, options = (command or name).partition(" ")
-                said = f"--device {device} {options} --json {file}".replace("  ", " ")
+                path = MEASURED.relative_to(ROOT) / file
+                said = f"--device {device} {options} --json {path}".replace("  ", " ")
                 lines.append(
                     f"| `python scripts/benchmarks/{script}.py {said}` "
                     f"| – | – | – | not measured | – | {device} | – |"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # each test starts a process that imports Lightni
         ("kernels", (), 9),
         ("scaling", ("--only", "vocabulary of 2,000"), 1),
         ("teacher_parts", ("--only", "ResNet-20, 32 pixels: batch norms"), 1),
-        ("throughput", (), 2),
+        ("throughput", (), 4),
     ],
 )
 def test_the_benchmark_runs_and_writes_its_rows(

@@ -29,7 +29,10 @@ def test_the_arms_are_cut_and_the_references_are_not(monkeypatch: pytest.MonkeyP
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "kernels", script)
     spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "ROWS", 80)
+    elements = {**chunks.CHUNK_ELEMENTS, "cuda": chunks.CHUNK_ELEMENTS_ELSEWHERE}
+    for device, rows in script.ROWS.items():
+        assert rows * script.CLASSES >= 2 * elements[device]
+    monkeypatch.setitem(script.ROWS, "cpu", 80)
     calls: list[int] = []
     apply = chunks._Chunked.apply
 

@@ -69,7 +69,7 @@ def test_the_trainer_learns_what_the_loop_learns(
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_way_runs_and_every_pair_is_reported(benchmark: Any, work: Any) -> None:
-    rows = benchmark.time_rows(work, repeats=1, steps=1)
+    rows = list(benchmark.time_rows(work, repeats=1, steps=1))
     assert [row["goal"] for row in rows] == [0.2, 0.2, 0.34, 0.34]
     for row in rows:
         assert {"name", "ratio", "low", "high", "goal", "n", "rule", "met"} <= set(row)
