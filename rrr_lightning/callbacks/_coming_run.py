@@ -22,7 +22,7 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.targets import KEY, TargetStore
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import StudentModule, describe_data
-from rrr_lightning.models.batch_hooks import hook_of_others
+from rrr_lightning.models.hooks import hook_of_others
 
 FORMAT = 2  # of what is noted of a run
 LOOKED_AT = 16  # samples whose views are compared

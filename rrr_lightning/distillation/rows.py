@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrr_lightning.distillation.masked_places import masked_places
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 
@@ -44,7 +45,7 @@ def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
         )
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if logits.ndim == 3 and isinstance(labels, Tensor) and labels.shape == logits.shape[:2]:
-        logits = logits[labels != -100]
+        logits = logits.flatten(0, 1).index_select(0, masked_places(labels))
     if logits.ndim != 2:
         raise InputError(
             f"the logits of {whose} are not rows",

@@ -23,7 +23,8 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 Kind = Literal["dense", "top_k", "sampled"]
 Arrays = dict[str, npt.NDArray[np.generic]]
-CHUNK_ELEMENTS = 2**22  # rows x classes that are sampled at once, as float64
+# Rows x classes that are sampled at once, as float64; elsewhere few copies to the host.
+CHUNK_ELEMENTS, CHUNK_ELEMENTS_ELSEWHERE = {"cpu": 2**22}, 2**26
 LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -104,7 +105,8 @@ class Encoding:
             tail_N1 = log_p_NC.scatter(1, classes_NK, -torch.inf).logsumexp(1, keepdim=True)
             both = torch.cat([log_p_NK, tail_N1], dim=1)
             return {"classes": self._numbers(classes_NK), "log_p": _half(both)}
-        size = max(1, CHUNK_ELEMENTS // self.columns)
+        elements = CHUNK_ELEMENTS.get(rows_NC.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+        size = max(1, elements // self.columns)
         begins = range(0, max(len(rows_NC), 1), size)
         parts = [self._sample(rows_NC[i : i + size], chance_N[i : i + size]) for i in begins]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrr_lightning.distillation.chunks import in_chunks
+from rrr_lightning.distillation.masked_places import carry_places, masked_places
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.adamw import AdamWStudent
+from rrr_lightning.models.attention_masks import carry_mask
 from rrr_lightning.models.base import CHECKPOINT_KEY
-from rrr_lightning.models.batch_hooks import hook_of_others
+from rrr_lightning.models.hooks import hook_of_others
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
-from rrr_lightning.models.masked_rows import carry_places, masked_labels, masked_places
+from rrr_lightning.models.masked_rows import masked_labels
 from rrr_lightning.models.row_counting import RowCounting
 from rrr_lightning.models.row_metrics import RowMean
 from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
@@ -169,11 +171,12 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
-        # Masked tokens are counted on the way, so that no step waits for a GPU to count them.
+        # Masked tokens and padding are looked for on the way, so that no step waits for a GPU to.
         moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         data = getattr(self.trainer, "datamodule", None)
         if hook_of_others(self) is None and (data is None or hook_of_others(data) is None):
             carry_places(batch, moved)
+            carry_mask(batch, moved)
         return moved
 
     def setup(self, stage: str) -> None:

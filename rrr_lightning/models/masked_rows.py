@@ -13,16 +13,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from rrr_lightning.distillation.masked_places import masked_places
 from rrr_lightning.errors import InputError
-
-NO_TARGET = -100
-
-# Places of masked tokens by labels, with the version of the labels that they were counted in.
-_counted: Any = WeakTensorKeyDictionary()
+from rrr_lightning.models.attention_masks import ready_mask, takes_ready_masks
 
 
 class MaskedRows(nn.Module):
@@ -98,42 +93,6 @@ def masked_labels(batch: Any) -> Tensor:
     return labels_BT
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def masked_places(labels_BT: Tensor) -> Tensor:
-    """Returns where the masked tokens are in the flattened batch, int64 of shape [N].
-
-    On a GPU, counting them waits for the work that is queued. So it is done once for a batch, where
-    possible by `carry_places` before it goes there: teacher, student and loss find what has been
-    counted.
-    """
-    version = None if labels_BT.is_inference() else labels_BT._version
-    before, places_N = _counted.get(labels_BT, (None, None))
-    if version is None or before != version:
-        places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
-        _counted[labels_BT] = version, places_N
-    found_N: Tensor = places_N
-    return found_N
-
-
-def carry_places(before: Any, after: Any) -> None:
-    """Counts the masked tokens of a batch on the host, for the same batch on a device.
-
-    Args:
-        before: The batch before the transfer.
-        after: What has become of it, with equal labels.
-    """
-    pair = [each.get("labels") if isinstance(each, Mapping) else None for each in (before, after)]
-    host_BT, device_BT = pair
-    if not (isinstance(host_BT, Tensor) and isinstance(device_BT, Tensor)):
-        return
-    if device_BT is host_BT or host_BT.device.type != "cpu" or device_BT.is_inference():
-        return  # it has not moved, it was not on the host, or there is no version to note
-    places_N = masked_places(host_BT)
-    if device_BT.device.type == "cuda":
-        places_N = places_N.pin_memory()
-    _counted[device_BT] = device_BT._version, places_N.to(device_BT.device, non_blocking=True)
-
-
 def usable_positions(network: Any) -> int | None:
     """Returns the longest sequence that a network takes, None where it does not say."""
     positions = getattr(network.config, "max_position_embeddings", None)
@@ -157,6 +116,7 @@ class KeywordInputs:
             for parameter in inspect.signature(network.forward).parameters.values()
             if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "labels"
         ]
+        self._takes_ready_masks = takes_ready_masks(network)
 
     def __call__(self, batch: Any) -> Any:
         """Returns keyword arguments from a dict, or the first element of a tuple batch.
@@ -174,4 +134,7 @@ class KeywordInputs:
                 found=", ".join(map(str, batch)),
                 accepted=", ".join(self._names[:4]),
             )
+        mask = given.get("attention_mask")
+        if self._takes_ready_masks and isinstance(mask, Tensor):
+            given["attention_mask"] = ready_mask(mask)
         return given

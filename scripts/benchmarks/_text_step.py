@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.distillation.losses import kl_divergence
+from rrr_lightning.distillation.masked_places import carry_places, masked_places
+from rrr_lightning.models.attention_masks import carry_mask
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.models.masked_rows import carry_places, masked_places
 from rrr_lightning.random import keyed_generator
 
 MASK, FIRST_WORD, MASKED = 103, 1000, 0.15
@@ -97,6 +98,7 @@ def text_loop(
     for batch in work.batches(clock.total):
         given = {name: each.to(work.device, non_blocking=True) for name, each in batch.items()}
         carry_places(batch, given)
+        carry_mask(batch, given)
         optimizer.zero_grad()
         with torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext():
             loss = _loss(network, teacher, given, temperature, weight)

@@ -6,8 +6,9 @@ ResNet-50 at 224 pixels in bf16-mixed with `ImageClassifier`, and BERT-base on 1
 `MaskedLanguageModel`, on ready batches, through Lightning, without a teacher. BERT's operations per
 second are held against the rate that a large matrix product in bf16 reaches on the same device. The
 goals are those of an H200: 4,000 images per second, half of the matrix rate. Elsewhere the numbers
-stand without. Two more rows hold distilled steps against loops by hand. A GPU is waited for at both ends of the
-timed steps and not between them, as in a training run, so that a wait within a step shows.
+stand without. Two more rows hold distilled steps against loops by hand. A GPU is waited for at both
+ends of the timed steps and not between them, as in a training run, so that a wait within a step
+shows.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from rrr_lightning.callbacks._coming_run import (
 from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.data.images import ImageDataModule
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.batch_hooks import HOOKS
+from rrr_lightning.models.hooks import ON_BATCHES
 from tests.data.test_image_sources import make_folder
 from tests.data.text_toy import text_data, write_corpus, write_documents
 from tests.targets.runs import classifier, digits, train, with_targets, write
@@ -141,7 +141,7 @@ def test_sixteen_samples_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyP
     assert sum(asked) == LOOKED_AT
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", ON_BATCHES)
 @pytest.mark.parametrize("key", ["model", "data"])
 def test_views_that_hooks_of_others_change_are_refused(
     folder: Path, tmp_path: Path, key: str, hook: str

@@ -13,6 +13,7 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.data.embedded import EmbeddedDigits
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.random import keyed_generator
 from tests.models.texts import Gradients, TextData, language_model
 from tests.models.tiny import make_trainer
 
@@ -53,3 +54,21 @@ def test_compiled_students_follow_the_same_gradients(make: Any, part: str) -> No
     assert len(eager) == len(compiled) == STEPS
     for one, other in zip(eager, compiled, strict=True):
         torch.testing.assert_close(one, other, **FUSED)
+
+
+def test_as_many_masked_tokens_in_other_places_are_not_compiled_again() -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    student = language_model(compile_network=True).train()
+    seen = []
+    for step in range(12):  # torch gives up on a function after 8 compilations
+        generator = keyed_generator("places", step)
+        tokens = torch.randint(5, 30, (3, 8), generator=generator)
+        labels = torch.full((24,), -100)
+        places = torch.randperm(24, generator=generator)[:6]
+        labels[places] = tokens.flatten()[places]
+        given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        student({**given, "labels": labels.view(3, 8)}).sum().backward()
+        seen.append(graphs["unique_graphs"])
+    assert seen[0] > 0
+    assert seen == seen[:1] * 12

@@ -20,6 +20,7 @@ from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from tests.models.texts import batch, masked_lm
+from tests.targets.runs import sure, train, with_targets, write
 
 # What brings a number, or a shape that depends on numbers, to the host.
 WAITING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
@@ -114,11 +115,16 @@ def parts(
     return trainer, student, loader_of((images, torch.arange(4)), device)
 
 
-def text_parts(folder: Path, *more: Callback) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
+def text_parts(
+    device: str, folder: Path, *more: Callback, padded: bool
+) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
     config = masked_lm().config.to_dict()
     teacher = Teacher(MaskedLanguageModel(config, seed=1), name="owned")
-    trainer = make_trainer("cpu", folder, teacher, *more)
-    return trainer, UnwatchedTransfer(config, seed=0), loader_of(batch(), "cpu")
+    trainer = make_trainer(device, folder, teacher, *more)
+    given = batch()
+    if not padded:
+        given["attention_mask"].fill_(1)
+    return trainer, UnwatchedTransfer(config, seed=0), loader_of(given, device)
 
 
 def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Path) -> None:
@@ -130,8 +136,9 @@ def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Pat
     assert not set(names) & set(WAITING)
 
 
-def test_no_distilled_masked_lm_step_counts_its_masked_tokens_on_the_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_kernel_of_a_distilled_masked_lm_step_brings_a_number_to_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padded: bool
 ) -> None:
     def to_another_device(module: Any, batch: dict[str, Tensor], *_: Any) -> dict[str, Tensor]:
         return {name: each.clone() for name, each in batch.items()}
@@ -139,13 +146,26 @@ def test_no_distilled_masked_lm_step_counts_its_masked_tokens_on_the_device(
     to_another_device.__module__ = DataHooks.__module__
     monkeypatch.setattr(DataHooks, "transfer_batch_to_device", to_another_device)
     steps = WatchSteps()
-    trainer, student, loader = text_parts(tmp_path, steps)
+    trainer, student, loader = text_parts("cpu", tmp_path, steps, padded=padded)
     trainer.fit(student, loader)
     names = steps.watch.names
     assert names.count("_log_softmax_backward_data") >= STEPS - FIRST
-    # Numbers do come to the host: transformers asks whether anything is padded, and AdamW for the
-    # number of the step, which is on the host all along.
-    assert set(names) & set(WAITING) == {"_local_scalar_dense"}
+    assert not set(names) & set(WAITING)
+
+
+@pytest.mark.parametrize("kind", ["top_k", "sampled", "dense"])
+def test_no_kernel_of_a_step_on_stored_targets_brings_a_number_to_the_host(
+    tmp_path: Path, kind: str
+) -> None:
+    whole = {"schedule": {"until": 1.0}}
+    write(tmp_path / "targets", [sure(7)], kind=kind, classes=3, **whole)
+    steps = WatchSteps()
+    train(
+        tmp_path / "run", with_targets(tmp_path / "targets", **whole), steps, log_every_n_steps=100
+    )
+    names = steps.watch.names
+    assert names.count("convolution_backward") >= STEPS - FIRST
+    assert not set(names) & set(WAITING)
 
 
 def test_the_watch_sees_numbers_and_masks() -> None:
@@ -178,6 +198,18 @@ class Profile(Callback):
 
 # `cudaDeviceSynchronize` is the profiler's own; numbers come to the host by way of a stream.
 SYNCHRONISATIONS = {"cudaStreamSynchronize", "cudaEventSynchronize"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_profile_of_distilled_masked_lm_steps_holds_no_synchronisation(
+    tmp_path: Path, padded: bool
+) -> None:
+    profile = Profile()
+    trainer, student, loader = text_parts("cuda", tmp_path, profile, padded=padded)
+    trainer.fit(student, loader)
+    assert any("log_softmax_backward" in name for name in profile.names)
+    assert not profile.names & SYNCHRONISATIONS
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,26 @@ class Clips(ImageClassifier):
 def test_a_module_that_clips_by_itself_trains_in_mixed_precision() -> None:
     trainer = fit(Clips(smooth(), 4, learning_rate=0.1, seed=0), precision="bf16-mixed")
     assert trainer.global_step == 4
+
+
+class Looks(ImageClassifier):
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_that_clips_in_a_hook_trains_in_mixed_precision() -> None:
+    trainer = fit(Looks(smooth(), 4, learning_rate=0.1, seed=0), precision="bf16-mixed")
+    assert trainer.global_step == 4
+
+
+def test_gradients_that_are_scaled_are_unscaled_before_hooks_see_them() -> None:
+    model = classifier(smooth())
+    model._trainer = SimpleNamespace(gradient_clip_val=None, precision="16-mixed")  # type: ignore[assignment]
+    assert can_fuse(model) is None
+    model._trainer.precision = "bf16-mixed"  # type: ignore[union-attr,misc]
+    assert can_fuse(model) is True
 
 
 def test_what_torch_cannot_fuse_is_left_to_it() -> None:

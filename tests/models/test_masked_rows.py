@@ -8,13 +8,7 @@ import transformers
 from torch import Tensor, nn
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.masked_rows import (
-    KeywordInputs,
-    MaskedRows,
-    carry_places,
-    masked_places,
-    usable_positions,
-)
+from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows, usable_positions
 from tests.models.texts import FAMILIES, ROUNDING, batch, masked_lm
 
 
@@ -37,21 +31,6 @@ def test_the_head_sees_masked_tokens_only_and_keeps_no_hook() -> None:
     given["labels"].fill_(-100)
     assert MaskedRows(network).rows(given).shape == (0, 32)
     assert network(input_ids=given["input_ids"]).logits.shape == (3, 8, 32)
-
-
-def test_masked_tokens_are_counted_once_for_a_batch_and_again_when_it_changes() -> None:
-    labels = batch()["labels"]
-    first = masked_places(labels)
-    assert torch.equal(labels.flatten()[first], labels[labels != -100])
-    assert masked_places(labels) is first
-    assert masked_places(labels.clone()) is not first
-    labels[0, 0] = 7
-    assert len(masked_places(labels)) == int((labels != -100).sum())
-    with torch.inference_mode():
-        frozen = labels.clone()
-        assert torch.equal(masked_places(frozen), masked_places(labels))
-        frozen.fill_(-100)
-        assert len(masked_places(frozen)) == 0
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
@@ -99,22 +78,6 @@ def test_columns_after_the_real_tokens_are_cut_off() -> None:
     network, given = masked_lm(), batch()
     whole, cut = MaskedRows(network).rows(given), MaskedRows(network, 30).rows(given)
     assert torch.equal(cut, whole[:, :30])
-
-
-def test_masked_tokens_are_counted_before_they_go_to_the_device() -> None:
-    # The meta device cannot count at all.
-    before = batch()
-    after = {name: each.to("meta") for name, each in before.items()}
-    carry_places(before, after)
-    assert masked_places(after["labels"]).shape == masked_places(before["labels"]).shape
-    after["labels"] += 0
-    with pytest.raises(NotImplementedError):
-        masked_places(after["labels"])
-
-
-def test_what_is_no_batch_of_masked_tokens_is_left_alone() -> None:
-    for before in (torch.ones(2), {"input_ids": torch.ones(2)}, {"labels": [1]}):
-        carry_places(before, before)
 
 
 def test_positions_are_counted_as_the_network_counts_them() -> None:

@@ -68,6 +68,31 @@ def test_the_trainer_learns_what_the_loop_learns(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_trainers_teacher_runs_in_the_precision_of_its_student(
+    benchmark: Any, work: Any
+) -> None:
+    pytest.importorskip("accelerate", reason="the Trainer of transformers needs it")
+    half = replace(work, precision="bf16-mixed")
+    seen: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+
+    def noted(whose: str, network: Any) -> Any:
+        linear = network.bert.encoder.layer[0].output.dense
+        linear.register_forward_hook(lambda *args: seen[whose].add(args[-1].dtype))
+        return network
+
+    class Noted(type(half)):  # type: ignore[misc]
+        def student(self) -> Any:
+            model = super().student()
+            noted("student", model.network.network)
+            return model
+
+    arm = importlib.import_module("_peer_loops").transformers_text
+    teacher = noted("teacher", half.teacher().network.network)
+    arm(Noted(**vars(half)), benchmark.Untimed("cpu"), teacher)
+    assert seen == {"student": {torch.bfloat16}, "teacher": {torch.bfloat16}}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_every_way_runs_and_every_pair_is_reported(benchmark: Any, work: Any) -> None:
     rows = list(benchmark.time_rows(work, repeats=1, steps=1))
     assert [row["goal"] for row in rows] == [0.2, 0.2, 0.34, 0.34]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from rrr_lightning.models.batch_hooks import HOOKS, hook_of_others
+from rrr_lightning.models.hooks import ON_BATCHES, hook_of_others
 from rrr_lightning.models.image_classifier import ImageClassifier
 
 
@@ -15,7 +15,7 @@ def test_lightning_and_this_library_change_no_batch() -> None:
 
 
 @pytest.mark.parametrize("base", [LightningModule, LightningDataModule])
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", ON_BATCHES)
 def test_a_hook_of_others_is_named(base: Any, name: str) -> None:
     def changed(self: Any, batch: Any, *_: Any) -> Any:
         return batch

@@ -1,0 +1,59 @@
+"""Where the masked tokens of a batch are, found out once, and before the batch goes to a device.
+
+Suffixes: B batch, T tokens, N masked tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rrr_lightning.distillation.tensor_notes import TensorNotes
+
+NO_TARGET = -100
+
+_places: TensorNotes[Tensor] = TensorNotes()  # by labels
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def masked_places(labels_BT: Tensor) -> Tensor:
+    """Returns where the masked tokens are in the flattened batch, int64 of shape [N].
+
+    On a GPU, counting them waits for the work that is queued. So it is done once for a batch, where
+    possible by `carry_places` before it goes there: teacher, student and loss find what has been
+    counted.
+    """
+    places_N = _places.of(labels_BT)
+    if places_N is None:
+        places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
+        _places.put(labels_BT, places_N)
+    return places_N
+
+
+def carry_places(before: Any, after: Any) -> None:
+    """Counts the masked tokens of a batch on the host, for the same batch on a device.
+
+    Args:
+        before: The batch before the transfer.
+        after: What has become of it, with equal labels.
+    """
+    pair = moved_pair(before, after, "labels")
+    if pair is None:
+        return
+    host_BT, device_BT = pair
+    places_N = masked_places(host_BT)
+    if device_BT.device.type == "cuda":
+        places_N = places_N.pin_memory()
+    _places.put(device_BT, places_N.to(device_BT.device, non_blocking=True))
+
+
+def moved_pair(before: Any, after: Any, name: str) -> tuple[Tensor, Tensor] | None:
+    """Returns a tensor of a batch on the host and on the device; None where it has not moved."""
+    pair = [each.get(name) if isinstance(each, Mapping) else None for each in (before, after)]
+    host, device = pair
+    if not (isinstance(host, Tensor) and isinstance(device, Tensor)):
+        return None
+    return None if device is host or host.device.type != "cpu" else (host, device)
