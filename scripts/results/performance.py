@@ -37,12 +37,21 @@ TO_RUN = {
 def read(folder: Path) -> list[dict[str, Any]]:
     """Returns all rows, with the name of the file that each is from."""
     contents = {file.name: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    return [
-        row | {"file": name}
-        for name, rows in contents.items()
-        if isinstance(rows, list)
-        for row in rows
-    ]
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, rows in contents.items():
+        for row in rows if isinstance(rows, list) else []:
+            full = row | {"name": full_name(row), "file": name}
+            # Runs that differ in nothing but what is compared with them are the same runs again.
+            found.setdefault(tuple(full[key] for key in ("name", "ratio", "low", "high")), full)
+    return list(found.values())
+
+
+def full_name(row: dict[str, Any]) -> str:
+    """Returns the name of a row, with the number of classes that were stored."""
+    name, task = str(row["name"]), row.get("task", {})
+    sampled = task.get("kind", "sampled" if task.get("source") == "prose" else "top_k") == "sampled"
+    kept = f"{task.get('classes')} classes{', sampled' if sampled else ''}"
+    return name.replace("some classes", kept)
 
 
 def goals(rows: list[dict[str, Any]]) -> str:

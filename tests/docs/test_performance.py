@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,21 @@ def test_a_missed_goal_and_a_missing_measurement_are_told(writer: ModuleType) ->
     assert "2 of 3 goals met" in table
     assert "| c |" not in writer.contrasts([row(name="c")])
     assert "| c | 0.500 |" in writer.contrasts([row(name="c", goal=None)])
+
+
+def test_rows_are_named_in_full_and_listed_once(writer: ModuleType, tmp_path: Path) -> None:
+    def stored(classes: int, ratio: float, name: str = "stored, some classes") -> dict[str, Any]:
+        return row(name=name, ratio=ratio, task={"source": "prose", "classes": classes})
+
+    for classes, ratio in ((12, 0.5), (48, 0.4)):
+        rows = [stored(classes, ratio), stored(classes, 0.1, "nobody")]
+        (tmp_path / f"{classes}.json").write_text(json.dumps(rows))
+    (tmp_path / "other.json").write_text("{}")
+    assert [(each["name"], each["file"]) for each in writer.read(tmp_path)] == [
+        ("stored, 12 classes, sampled", "12.json"),
+        ("nobody", "12.json"),
+        ("stored, 48 classes, sampled", "48.json"),
+    ]
 
 
 def test_a_page_without_marks_is_refused(writer: ModuleType) -> None:
