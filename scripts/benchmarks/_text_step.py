@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from _timing import StepClock
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -106,6 +107,28 @@ def text_loop(
         optimizer.step()
         scheduler.step()
         clock.tick()
+
+
+class Bare(LightningModule):
+    """As little as Lightning takes to train the same student, without distillation."""
+
+    def __init__(self, student: MaskedLanguageModel) -> None:
+        super().__init__()
+        self.student = student
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Returns the loss, and logs nothing."""
+        return _loss(self.student.network, None, batch, 1.0, 0.0)
+
+    def configure_optimizers(self) -> Any:
+        """Returns the student's optimizer, and the schedule of the loop."""
+        optimizer = self.student.default_optimizer(self.student.parameter_groups())
+        total = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
 
 def _loss(

@@ -3,12 +3,13 @@
     python scripts/benchmarks/step_cost.py --device cpu --repeats 20 --json step_cost.json
 
 Ratios of seconds per step, for an image network and a BERT: a plain and a distilled step through
-this library against the same networks, losses and kernels in a loop written by hand. For the image
-network also: a step after `until` against Lightning without the callback, and the bytes allocated
-there; a random draw from eight teachers against one teacher, with their average for contrast. On a
-CPU the networks are `cifar_resnet20` on batches of 64 and a BERT of 4 layers of 192, on a GPU
-`resnet50` on batches of 256 and BERT-base on 64 x 128 tokens in bf16-mixed; pixels and words are
-noise, as a step's time does not depend on them.
+this library against the same networks, losses and kernels in a loop written by hand; and, for
+contrast, a plain step of a bare Lightning module against that loop, which is what Lightning takes
+by itself. For the image network also: a step after `until` against Lightning without the callback,
+and the bytes allocated there; a random draw from eight teachers against one teacher, with their
+average for contrast. On a CPU the networks are `cifar_resnet20` on batches of 64 and a BERT of 4
+layers of 192, on a GPU `resnet50` on batches of 256 and BERT-base on 64 x 128 tokens in bf16-mixed;
+pixels and words are noise, as a step's time does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import torch
 from _memory import allocated
-from _text_step import TEXT_WORKLOADS, TextWorkload, text_loop
+from _text_step import TEXT_WORKLOADS, Bare, TextWorkload, text_loop
 from _timing import (
     Comparison,
     StepClock,
@@ -121,8 +122,9 @@ def with_lightning(
     clock: StepClock,
     callbacks: Sequence[Callback] = (),
     look: Callable[[LightningModule], None] = lambda module: None,
+    module: LightningModule | None = None,
 ) -> None:
-    """Trains a new student with Lightning."""
+    """Trains a module with Lightning, by default a new student."""
     trainer = Trainer(
         accelerator=work.device,
         devices=1,
@@ -135,7 +137,7 @@ def with_lightning(
         enable_model_summary=False,
         callbacks=[*callbacks, TimeSteps(clock, look)],
     )
-    trainer.fit(work.student(), work.batches(clock.total))
+    trainer.fit(module or work.student(), work.batches(clock.total))
 
 
 def distill(
@@ -252,6 +254,12 @@ def comparisons(work: Workload, text: TextWorkload) -> list[Comparison]:
             lambda clock: with_lightning(text, clock, [distill([taught])]),
             lambda clock: text_loop(text, clock, by_loop, *settings),
             goal=1.03,
+        ),
+        Comparison(
+            "BERT: plain step of a bare Lightning module / hand-written loop",
+            lambda clock: with_lightning(text, clock, module=Bare(text.student())),
+            lambda clock: text_loop(text, clock, None, *settings),
+            goal=None,
         ),
         Comparison(
             "ResNet: step after until / plain Lightning",
