@@ -139,7 +139,7 @@ def subjects(device: str) -> list[Subject]:
             "ResNet-50, 224 pixels",
             lambda: ImageClassifier("resnet50", 10, learning_rate=0.05, warmup_fraction=0.15,
                                     initialization="default", seed=0),
-            lambda: images(sizes[1], 224), "photos", photos, 150,
+            lambda: images(sizes[1], 224), "photos", photos, 600,
         ),
         Subject(
             f"BERT{'-base' if cuda else ' of 4 layers of 256'}, 128 tokens, masked rows",
