@@ -43,7 +43,7 @@ def make_environment(folder: Path) -> Path:
     Raises:
         SystemExit: Without uv.
     """
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if uv is None:
         sys.exit("peers.py needs uv (https://docs.astral.sh/uv) to make its environment")
     python = folder / "bin" / "python"
