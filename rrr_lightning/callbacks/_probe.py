@@ -34,6 +34,7 @@ class TeacherProbe:
         min_accuracy: Fraction in [0, 1]; None refuses no accuracy, but a teacher that is no better
             than chance is named in a warning.
         precision: What teachers are held in; None for the default.
+        compiled: Whether those that are made cheaper are compiled too.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class TeacherProbe:
         columns: int | None,
         min_accuracy: float | None,
         precision: Precision | None,
+        compiled: bool,
     ) -> None:
         self._waiting = list(teachers)
         self._schema = RowSchema(columns=columns)
         self._min_accuracy = min_accuracy
         self._precision = precision
+        self._compiled = compiled
 
     @property
     def is_waiting(self) -> bool:
@@ -91,7 +94,7 @@ class TeacherProbe:
             check_rows(rows, self._schema, teacher.key)
             self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
             self._judge(trainer, teacher, rows, _targets(batch, rows))
-            cheapen_teacher(teacher, batch, rows, trainer, self._precision)
+            cheapen_teacher(teacher, batch, rows, trainer, self._precision, self._compiled)
 
     def _judge(
         self, trainer: Trainer, teacher: Teacher, rows: Tensor, targets: Tensor | None

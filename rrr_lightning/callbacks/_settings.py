@@ -39,7 +39,9 @@ def list_specs(teachers: Any, targets: str | None) -> list[Any]:
     return specs
 
 
-def check_options(precision: str | None, min_accuracy: float | None, targets: str | None) -> None:
+def check_options(
+    precision: str | None, min_accuracy: float | None, compiled: bool, targets: str | None
+) -> None:
     """Refuses options of teachers that are out of range, or that no teacher is there for."""
     if precision not in (None, *get_args(Precision)):
         raise InputError(
@@ -55,13 +57,15 @@ def check_options(precision: str | None, min_accuracy: float | None, targets: st
             found=min_accuracy,
             accepted="a fraction in [0, 1]",
         )
-    for name, value in (("precision", precision), ("min_accuracy", min_accuracy)):
+    asked = {"precision": precision, "min_accuracy": min_accuracy, "compile": compiled or None}
+    for name, value in asked.items():
         if targets is not None and value is not None:
+            without = "false" if value is True else "null"
             raise InputError(
                 "there is no teacher to use it with, only stored targets",
                 key=f"distillation.teacher_{name}",
                 found=value,
-                accepted="null; it is an option of the command that writes the targets",
+                accepted=f"{without}; it is an option of the command that writes the targets",
             )
 
 

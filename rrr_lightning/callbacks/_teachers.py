@@ -85,7 +85,12 @@ def place_teachers(
 
 
 def cheapen_teacher(
-    teacher: Teacher, batch: Any, plain: Tensor, trainer: Trainer, precision: Precision | None
+    teacher: Teacher,
+    batch: Any,
+    plain: Tensor,
+    trainer: Trainer,
+    precision: Precision | None,
+    compiled: bool = False,
 ) -> None:
     """Makes the forward of a placed teacher of ours cheaper, and says what that does to its rows.
 
@@ -98,17 +103,31 @@ def cheapen_teacher(
         plain: The teacher's rows of that batch so far.
         trainer: The student's trainer.
         precision: As asked for; None for the default of the trainer and its device.
+        compiled: Compile it as well.
+
+    Raises:
+        InputError: It cannot be compiled here.
     """
     chosen = precision or default_precision(teacher, trainer)
     if not teacher.owned or chosen is None:
         return
-    undo = teacher.cheapen(chosen)
-    sums = trainer.strategy.reduce(compare_rows(plain, teacher.rows(batch)), reduce_op="sum")
-    same, divergence, rows = sums.tolist()
-    moved = divergence / max(1, rows)
-    found = f"{same:.0f} of {rows:.0f} top classes are those of float32, mean KL {moved:.2g}"
+    undo = teacher.cheapen(chosen, compiled)
+    try:
+        rows = teacher.rows(batch)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise InputError(
+            f"the teacher {teacher.name!r} cannot be compiled here",
+            key="distillation.teacher_compile",
+            found=str(error).strip().splitlines()[0],
+            accepted="false, or a machine with a compiler",
+        ) from error
+    sums = trainer.strategy.reduce(compare_rows(plain, rows), reduce_op="sum")
+    same, divergence, count = sums.tolist()
+    moved = divergence / max(1, count)
+    found = f"{same:.0f} of {count:.0f} top classes are those of float32, mean KL {moved:.2g}"
     if moved <= FARTHEST:
-        rank_zero_info(f"{teacher.key}: made cheaper, in {_WORDS[chosen]}: {found}")
+        how = f"{_WORDS[chosen]}, compiled" if compiled else _WORDS[chosen]
+        rank_zero_info(f"{teacher.key}: made cheaper, in {how}: {found}")
         return
     undo()
     teacher.place(trainer.strategy.root_device, precision or "32")

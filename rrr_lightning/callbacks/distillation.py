@@ -69,14 +69,14 @@ class DistillationCallback(Callback):
             `net.head`. Not needed for this library's modules, nor where `training_step` returns
             `{"loss", "logits"}`.
         teacher_inputs: From the batch to the input of a teacher without `rows(batch)`: a tensor, a
-            tuple of arguments or a dict of keyword arguments. By default a teacher is called like
-            the student: with the first element of a tuple batch, or a dict batch without its
-            labels.
+            tuple of arguments or a dict of keyword arguments. By default the first element of a
+            tuple batch, or a dict batch without its labels.
         teacher_precision: What the teachers' matrix weights are held and run in. By default
             teachers loaded from specs follow the trainer's half precision, or else run in bf16
             where the device computes in it, and networks handed in stay as they are.
         teacher_min_accuracy: Refuse, before step 1, a teacher with a lower accuracy, in [0, 1], on
             a validation batch (on the first training batch where no sanity check runs).
+        teacher_compile: Compile teachers loaded from specs, on the batch on which they are tried.
         allow_teacher_change: Resume although the checkpoint was written with other teachers.
         targets: A folder that `rrr targets` wrote, in the place of `teachers`; then no teacher is
             in memory. Needs a data module of this library.
@@ -99,11 +99,12 @@ class DistillationCallback(Callback):
         teacher_inputs: Callable[[Any], Any] | None = None,
         teacher_precision: Precision | None = None,
         teacher_min_accuracy: float | None = None,
+        teacher_compile: bool = False,
         allow_teacher_change: bool = False,
         targets: str | None = None,
     ) -> None:
         self.specs = list_specs(teachers, targets)
-        check_options(teacher_precision, teacher_min_accuracy, targets)
+        check_options(teacher_precision, teacher_min_accuracy, teacher_compile, targets)
         if targets is None:
             pool.check(len(self.specs))
         self.loss = KLDivergence(temperature=4.0) if loss is None else loss
@@ -113,6 +114,7 @@ class DistillationCallback(Callback):
         self.teacher_inputs = teacher_inputs
         self.teacher_precision = teacher_precision
         self.teacher_min_accuracy = teacher_min_accuracy
+        self.teacher_compile = teacher_compile
         self.allow_teacher_change = allow_teacher_change
         self.targets = targets
         self.teachers: list[Teacher] = []
@@ -191,9 +193,8 @@ class DistillationCallback(Callback):
         # Again, as the data module may have told the module its class names since.
         columns = match_teachers(self.teachers, pl_module)
         place_teachers(self.teachers, trainer, self.teacher_precision)
-        self._probe = TeacherProbe(
-            self.teachers, columns, self.teacher_min_accuracy, self.teacher_precision
-        )
+        run_as = self.teacher_precision, self.teacher_compile
+        self._probe = TeacherProbe(self.teachers, columns, self.teacher_min_accuracy, *run_as)
         return LiveTeachers(trainer, self.teachers, self.loss, self.pool)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

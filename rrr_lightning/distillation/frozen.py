@@ -91,6 +91,18 @@ def cheapen(module: nn.Module, dtype: torch.dtype | None) -> int:
     return folded
 
 
+def called_parts(network: nn.Module) -> list[nn.Module]:
+    """Returns what can be compiled: the modules that are called with tensors, or with batches.
+
+    That is the network itself or, where it is asked for its `rows`, the parts of it that hold
+    parameters.
+    """
+    if not callable(getattr(network, "rows", None)):
+        return [network]
+    held = [child for child in network.children() if next(child.parameters(), None) is not None]
+    return [part for child in held for part in called_parts(child)]
+
+
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether a device multiplies matrices of bf16 faster than of float32, as its makers say."""
     if device.type == "cuda":

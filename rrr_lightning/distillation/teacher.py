@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rrr_lightning.distillation.frozen import (
+    called_parts,
     cast_weights,
     cheapen,
     evaluate,
@@ -140,11 +141,15 @@ class Teacher:
         self._device_type = torch.device(device).type
         self._settle(precision)
 
-    def cheapen(self, precision: Precision) -> Callable[[], None]:
+    def cheapen(self, precision: Precision, compiled: bool = False) -> Callable[[], None]:
         """Makes the forward of a placed teacher of ours cheaper: the same rows but for rounding.
 
         Batch norms are folded into the convolutions before them, images and convolutions get the
         memory layout that is fastest, and the precision is as in `place`.
+
+        Args:
+            precision: As in `place`.
+            compiled: Compile what is called, at the next forward.
 
         Returns:
             A function that puts the network back as it was placed. The weights from before are kept
@@ -160,8 +165,13 @@ class Teacher:
         cheapen(network, _LOW_PRECISION.get(precision))
         self._channels_last = True
         self._settle(precision)
+        parts = called_parts(network) if compiled else []
+        for part in parts:
+            part.compile()
 
         def put_back() -> None:
+            for part in parts:
+                part._compiled_call_impl = None
             undo()
             self._channels_last = False
             self._settle(before)

@@ -121,7 +121,13 @@ def _place(coming: ComingBatches, distillation: DistillationCallback) -> tuple[L
     precision = distillation.teacher_precision
     place_teachers(teachers, trainer, precision)
     batch = coming.of_validation()
-    probe = TeacherProbe(teachers, columns, distillation.teacher_min_accuracy, precision)
+    probe = TeacherProbe(
+        teachers,
+        columns,
+        distillation.teacher_min_accuracy,
+        precision,
+        distillation.teacher_compile,
+    )
     with trainer.precision_plugin.train_step_context():
         probe.run(trainer, batch)
         columns = columns or teachers[0].rows(batch).shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from rrr_lightning.callbacks import _teachers
 from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import CLASSES, distil, fit, make_module
 
 
@@ -121,6 +123,24 @@ def test_float32_is_there_for_the_asking(caplog: pytest.LogCaptureFixture) -> No
     line, seen = run(make_owned(), caplog, teacher_precision="32")
     assert "made cheaper, in float32" in line
     assert seen["types"] == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_teachers_are_compiled_for_the_asking(caplog: pytest.LogCaptureFixture) -> None:
+    teacher = make_owned()
+    line, seen = run(teacher, caplog, teacher_precision="32", teacher_compile=True)
+    assert "made cheaper, in float32, compiled: 8 of 8 top classes" in line
+    assert seen == {"norm": "Identity", "types": {torch.float32}, "rows": torch.float32}
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    distillation = distil([make_owned(0.5)], teacher_compile=True)
+    with pytest.raises(InputError, match=r"distillation\.teacher_compile: .*accepted: false"):
+        fit(make_module(), distillation, steps=2)
 
 
 def test_a_teacher_with_convolutions_in_space_is_made_cheaper(

@@ -109,6 +109,10 @@ def test_data_of_another_project_are_refused(folder: Path) -> None:
         ({"teachers": "a.ckpt"}, r"^distillation\.targets: .*both are given; .*teachers=null"),
         ({"teacher_precision": "bf16"}, r"^distillation\.teacher_precision: there is no teacher"),
         ({"teacher_min_accuracy": 0.5}, r"^distillation\.teacher_min_accuracy: there is no"),
+        (
+            {"teacher_compile": True},
+            r"^distillation\.teacher_compile: there is no.*accepted: false",
+        ),
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 import weakref
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrr_lightning.distillation.frozen import computes_in_bf16
+from rrr_lightning.distillation.frozen import called_parts, computes_in_bf16
 from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher, tensor_bytes
 from rrr_lightning.models.image_classifier import ImageClassifier
 from tests.distillation.test_folding import worn
+from tests.models.texts import language_model
 
 FOLDED = {"rtol": 1e-4, "atol": 1e-5}
 BF16_ROUNDING = {"rtol": 0.05, "atol": 0.05}
@@ -55,6 +57,43 @@ def test_rows_stay_and_are_put_back_to_the_last_bit(
         assert torch.equal(tensor, state[name]), name
     teacher.cheapen(precision)
     assert torch.equal(teacher.rows((images, None)), rows), "a second time is the same"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_compiled_rows_stay_and_are_put_back_to_the_last_bit(
+    images: Tensor, precision: Any
+) -> None:
+    teacher, eager = (Teacher(make_network(), name="t") for _ in range(2))
+    for each in (teacher, eager):
+        each.place("cpu", "32")
+    before = teacher.rows((images, None))
+    undo = teacher.cheapen(precision, compiled=True)
+    eager.cheapen(precision)
+    (part,) = called_parts(teacher.network)
+    near = FOLDED if precision == "32" else BF16_ROUNDING
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    seen = []
+    for _ in range(3):
+        rows = teacher.rows((images, None))
+        torch.testing.assert_close(rows, eager.rows((images, None)), **near)
+        seen.append(graphs["unique_graphs"])
+    assert part._compiled_call_impl is not None
+    assert seen[0] > 0
+    assert seen == seen[:1] * 3, "compiled once"
+    undo()
+    assert part._compiled_call_impl is None
+    assert torch.equal(teacher.rows((images, None)), before)
+
+
+def test_what_is_called_is_below_what_gives_rows() -> None:
+    image, text = ImageClassifier("cifar_resnet8", 10, seed=0), language_model()
+    assert called_parts(image) == [image.network]
+    assert called_parts(text) == [text.network.network]
+    plain = nn.Linear(2, 3)
+    assert called_parts(plain) == [plain]
 
 
 def test_training_mode_is_taken_back_at_every_call(images: Tensor) -> None:
