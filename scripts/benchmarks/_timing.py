@@ -231,13 +231,12 @@ def _coverage(n: int, cut: int) -> float:
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Returns hardware and versions, in plain types."""
-    packages = ("torch", "lightning", "torchvision")
     return {
         "hardware": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in ("torch", "lightning", "torchvision")},
     }
 
 
@@ -275,10 +274,9 @@ def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu
             f"n = {row['n']}, {verdict}",
             flush=True,
         )
-    judged = [row for row in measured if row["goal"] is not None]
-    met = sum(row["met"] for row in judged)
-    print(f"{met} of {len(judged)} goals met")
-    return 0 if met == len(judged) else 1
+    judged = [row["met"] for row in measured if row["goal"] is not None]
+    print(f"{sum(judged)} of {len(judged)} goals met")
+    return 0 if all(judged) else 1
 
 
 def parse(parser: argparse.ArgumentParser, repeats: int, steps: int) -> argparse.Namespace:

@@ -25,15 +25,7 @@ from typing import Any, Literal
 import torch
 from _memory import allocated
 from _text_step import TEXT_WORKLOADS, Bare, TextWorkload, text_loop
-from _timing import (
-    Comparison,
-    StepClock,
-    alone,
-    be_quiet,
-    parse,
-    report,
-    row_of,
-)
+from _timing import Comparison, StepClock, alone, be_quiet, parse, report, row_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
