@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from rrr_lightning.callbacks import _teachers
 from rrr_lightning.distillation.teacher import Teacher
@@ -135,11 +136,13 @@ def test_teachers_are_compiled_for_the_asking(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_says_so() -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     distillation = distil([make_owned(0.5)], teacher_compile=True)
-    with pytest.raises(InputError, match=r"distillation\.teacher_compile: .*accepted: false"):
+    with (
+        inductor.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(InputError, match=r"distillation\.teacher_compile: .*accepted: false"),
+    ):
         fit(make_module(), distillation, steps=2)
 
 
