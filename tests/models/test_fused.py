@@ -29,7 +29,7 @@ def test_images_are_learned_alike() -> None:
     trainers = [fit(model, max_steps=12) for model in models]
     fused = [each.optimizers[0].param_groups[0]["fused"] for each in trainers]
     assert fused == [True, None]
-    torch.testing.assert_close(*map(weights, models), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*map(weights, models), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(before, weights(models[0]), atol=1e-3)
 
 
@@ -45,7 +45,7 @@ def test_text_is_learned_alike() -> None:
     assert (fused, other) == (True, None)
     assert len(ours) == 12
     for left, right in zip(ours, theirs, strict=True):
-        assert (left - right).norm() < 1e-4 * right.norm()
+        assert (left - right).norm() < 1e-3 * right.norm()
 
 
 @pytest.mark.filterwarnings("ignore")
