@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from rrr_lightning.distillation.frozen import computes_in_bf16
+from rrr_lightning.distillation.frozen import called_parts, computes_in_bf16
 from rrr_lightning.distillation.rows import compare_rows
 from rrr_lightning.distillation.schema import RowSchema, check_schema
 from rrr_lightning.distillation.teacher import Precision, Teacher
@@ -111,6 +111,7 @@ def cheapen_teacher(
     chosen = precision or default_precision(teacher, trainer)
     if not teacher.owned or chosen is None:
         return
+    compiled = compiled and bool(called_parts(teacher.network))
     undo = teacher.cheapen(chosen, compiled)
     try:
         rows = teacher.rows(batch)

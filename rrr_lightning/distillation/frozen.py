@@ -97,7 +97,8 @@ def called_parts(network: nn.Module) -> list[nn.Module]:
     That is the network itself or, where it is asked for its `rows`, the parts of it that hold
     parameters.
     """
-    if not callable(getattr(network, "rows", None)):
+    is_called = not isinstance(network, nn.ModuleList | nn.ModuleDict)
+    if is_called and not callable(getattr(network, "rows", None)):
         return [network]
     held = [child for child in network.children() if next(child.parameters(), None) is not None]
     return [part for child in held for part in called_parts(child)]

@@ -28,7 +28,9 @@ def masked_places(labels_BT: Tensor) -> Tensor:
     """
     places_N = _places.of(labels_BT)
     if places_N is None:
-        places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
+        # What is noted in a validation step may be of use in a training step.
+        with torch.inference_mode(torch.is_inference_mode_enabled() and labels_BT.is_inference()):
+            places_N = (labels_BT != NO_TARGET).flatten().nonzero().squeeze(1)
         _places.put(labels_BT, places_N)
     return places_N
 

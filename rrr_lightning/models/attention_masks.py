@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrr_lightning.distillation.masked_places import moved_pair
 from rrr_lightning.distillation.tensor_notes import TensorNotes
@@ -34,9 +34,8 @@ def carry_mask(before: Any, after: Any) -> None:
         _is_full.put(pair[1], bool(pair[0].all()))
 
 
-def takes_ready_masks(network: nn.Module) -> bool:
-    """Whether a network takes a mask as `ready_mask` returns it."""
-    config: Any = network.config
+def takes_ready_masks(config: Any) -> bool:
+    """Whether a network of a transformers config takes a mask as `ready_mask` returns it."""
     return (
         getattr(config, "model_type", None) in FAMILIES
         and getattr(config, "_attn_implementation", None) == "sdpa"

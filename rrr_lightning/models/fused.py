@@ -1,8 +1,9 @@
-"""Where the default optimizers go over parameters, gradients and moments in one pass."""
+"""Where AdamW goes over parameters, gradients and moments in one pass."""
 
 from __future__ import annotations
 
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from rrr_lightning.models.hooks import hook_of_others
 
@@ -11,7 +12,7 @@ ON_GRADIENTS = ("configure_gradient_clipping", "on_before_optimizer_step")
 
 
 def can_fuse(module: LightningModule) -> bool | None:
-    """Returns whether an optimizer of the module's parameters is to be torch's fused one.
+    """Returns whether AdamW over the module's parameters is to be torch's fused one.
 
     Fused optimizers undo the scaling of half-precision gradients by themselves. So Lightning
     refuses to clip gradients in mixed precision with them, and hooks see gradients that are scaled.
@@ -21,12 +22,20 @@ def can_fuse(module: LightningModule) -> bool | None:
 
     Returns:
         True; or None, for which torch chooses by the device, where gradients are clipped, scaled,
-        or looked at by hooks of others.
+        or looked at by hooks of others, or a parameter is none that fused kernels know.
     """
     trainer = None if module._trainer is None else module.trainer
-    seen = hook_of_others(module, ON_GRADIENTS) is not None or (
-        trainer is not None and (trainer.gradient_clip_val or trainer.precision == "16-mixed")
+    callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
+    seen = (
+        hook_of_others(module, ON_GRADIENTS) is not None
+        or any(hook_of_others(each, ON_GRADIENTS[1:]) is not None for each in callbacks)
+        or (trainer is not None and (trainer.gradient_clip_val or trainer.precision == "16-mixed"))
     )
-    trained = [each for each in module.parameters() if each.requires_grad]
-    known = all(each.device.type in DEVICES and each.is_floating_point() for each in trained)
+    known = all(_is_known(each) for each in module.parameters() if each.requires_grad)
     return True if known and not seen else None
+
+
+def _is_known(parameter: Tensor) -> bool:
+    """Whether a parameter lies in memory as fused kernels expect it: they look at no strides."""
+    known = parameter.device.type in DEVICES and parameter.is_floating_point()
+    return known and parameter.is_contiguous()

@@ -24,7 +24,6 @@ from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule, micro_step
 from rrr_lightning.models.classes import agree_on_classes, check_classes
-from rrr_lightning.models.fused import can_fuse
 from rrr_lightning.models.networks import (
     build_network,
     fill_head_bias,
@@ -233,11 +232,7 @@ class ImageClassifier(StudentModule):
     def default_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Returns SGD with the recipe's coupled decay."""
         return SGD(
-            groups,
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=can_fuse(self),
+            groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
 
     def arguments(self) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class KeywordInputs:
             for parameter in inspect.signature(network.forward).parameters.values()
             if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "labels"
         ]
-        self._takes_ready_masks = takes_ready_masks(network)
+        self._config: Any = network.config
 
     def __call__(self, batch: Any) -> Any:
         """Returns keyword arguments from a dict, or the first element of a tuple batch.
@@ -135,6 +135,6 @@ class KeywordInputs:
                 accepted=", ".join(self._names[:4]),
             )
         mask = given.get("attention_mask")
-        if self._takes_ready_masks and isinstance(mask, Tensor):
+        if isinstance(mask, Tensor) and takes_ready_masks(self._config):
             given["attention_mask"] = ready_mask(mask)
         return given

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Work = Workload | TextWorkload
 LEARNING_RATE = 1e-4
-SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15, "fused": True}
+SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15}
 ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02, "fused": True}
 
 

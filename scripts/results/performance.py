@@ -42,7 +42,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         for row in rows if isinstance(rows, list) else []:
             full = row | {"name": full_name(row), "file": name}
             # Runs that differ in nothing but what is compared with them are the same runs again.
-            found.setdefault(tuple(full[key] for key in ("name", "ratio", "low", "high")), full)
+            keys = ("name", "ratio", "low", "high", "device")
+            found.setdefault(tuple(full[key] for key in keys), full)
     return list(found.values())
 
 

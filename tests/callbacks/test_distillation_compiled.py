@@ -12,6 +12,7 @@ from torch import Tensor
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.data.embedded import EmbeddedDigits
 from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.random import keyed_generator
 from tests.models.texts import Gradients, TextData, language_model
@@ -54,6 +55,29 @@ def test_compiled_students_follow_the_same_gradients(make: Any, part: str) -> No
     assert len(eager) == len(compiled) == STEPS
     for one, other in zip(eager, compiled, strict=True):
         torch.testing.assert_close(one, other, **FUSED)
+
+
+def test_a_compiled_teacher_that_is_tried_in_validation_teaches_alike() -> None:
+    noted = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        (student, data), (network, _) = images(0), images(7)
+        teacher = Teacher(network, name="owned")
+        seen = Gradients()
+        distillation = DistillationCallback(
+            [teacher],
+            schedule=DistillationSchedule(until=1.0),
+            teacher_precision="32",
+            teacher_compile=compiled,
+        )
+        validating = {"limit_val_batches": 1, "num_sanity_val_steps": 1}
+        trainer = make_trainer(STEPS, callbacks=[distillation, seen], **validating)
+        trainer.fit(student, datamodule=data)
+        noted.append(seen.noted)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert len(noted[0]) == len(noted[1]) == STEPS
+    for eager, fused in zip(*noted, strict=True):
+        torch.testing.assert_close(eager, fused, **FUSED)
 
 
 def test_as_many_masked_tokens_in_other_places_are_not_compiled_again() -> None:

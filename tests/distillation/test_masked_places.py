@@ -22,6 +22,16 @@ def test_masked_tokens_are_counted_once_for_a_batch_and_again_when_it_changes() 
         assert len(masked_places(frozen)) == 0
 
 
+def test_what_is_noted_in_validation_is_of_use_in_training() -> None:
+    labels = batch()["labels"]
+    with torch.inference_mode():
+        places = masked_places(labels)
+    assert masked_places(labels) is places
+    rows = torch.ones(labels.numel(), 2, requires_grad=True)
+    rows.index_select(0, places).sum().backward()
+    assert rows.grad is not None
+
+
 def test_masked_tokens_are_counted_before_they_go_to_the_device() -> None:
     # The meta device cannot count at all.
     before = batch()

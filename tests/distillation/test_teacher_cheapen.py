@@ -95,6 +95,19 @@ def test_what_is_called_is_below_what_gives_rows() -> None:
     plain = nn.Linear(2, 3)
     assert called_parts(plain) == [plain]
 
+    class Several(nn.Module):
+        """Gives rows by way of a list of networks, which is not called itself."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.networks = nn.ModuleList([plain])
+
+        def rows(self, batch: Any) -> Tensor:
+            found: Tensor = self.networks[0](batch)
+            return found
+
+    assert called_parts(Several()) == [plain]
+
 
 def test_training_mode_is_taken_back_at_every_call(images: Tensor) -> None:
     teacher = Teacher(make_network(), name="t")

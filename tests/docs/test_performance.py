@@ -65,10 +65,13 @@ def test_rows_are_named_in_full_and_listed_once(writer: ModuleType, tmp_path: Pa
         rows = [stored(classes, ratio), stored(classes, 0.1, "nobody")]
         (tmp_path / f"{classes}.json").write_text(json.dumps(rows))
     (tmp_path / "other.json").write_text("{}")
+    again = row(name="nobody", ratio=0.1, device="cuda")
+    (tmp_path / "there.json").write_text(json.dumps([again]))
     assert [(each["name"], each["file"]) for each in writer.read(tmp_path)] == [
         ("stored, 12 classes, sampled", "12.json"),
         ("nobody", "12.json"),
         ("stored, 48 classes, sampled", "48.json"),
+        ("nobody", "there.json"),
     ]
 
 

@@ -51,7 +51,7 @@ def test_networks_do_not_ask_again(padded: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Tensor, "all", counted)
     for family in READY:
         network = masked_lm(family)
-        assert takes_ready_masks(network)
+        assert takes_ready_masks(network.config)
         MaskedRows(network).rows(after)
         assert not asked, family
         MaskedRows(network).rows(before)  # of which nothing is known
@@ -72,5 +72,7 @@ def test_other_networks_keep_their_mask() -> None:
     _, after = moved(padded=False)
     modern, plain = masked_lm("modernbert"), masked_lm()
     assert KeywordInputs(modern)(after)["attention_mask"] is after["attention_mask"]
-    plain.config._attn_implementation = "eager"
-    assert KeywordInputs(plain)(after)["attention_mask"] is after["attention_mask"]
+    inputs = KeywordInputs(plain)
+    assert inputs(after)["attention_mask"] is None
+    plain.set_attn_implementation("eager")
+    assert inputs(after)["attention_mask"] is after["attention_mask"]
