@@ -90,7 +90,7 @@ def cheapen_teacher(
     plain: Tensor,
     trainer: Trainer,
     precision: Precision | None,
-    compiled: bool = False,
+    compiled: bool,
 ) -> None:
     """Makes the forward of a placed teacher of ours cheaper, and says what that does to its rows.
 

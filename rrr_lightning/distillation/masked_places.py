@@ -53,9 +53,13 @@ def carry_places(before: Any, after: Any) -> None:
 
 
 def moved_pair(before: Any, after: Any, name: str) -> tuple[Tensor, Tensor] | None:
-    """Returns a tensor of a batch on the host and on the device; None where it has not moved."""
+    """Returns a tensor of a batch on the host and on the device, where it can have a note there.
+
+    That is None where it has not moved, or was not on the host, or has no version to note.
+    """
     pair = [each.get(name) if isinstance(each, Mapping) else None for each in (before, after)]
     host, device = pair
     if not (isinstance(host, Tensor) and isinstance(device, Tensor)):
         return None
-    return None if device is host or host.device.type != "cpu" else (host, device)
+    has_moved = device is not host and host.device.type == "cpu"
+    return (host, device) if has_moved and not device.is_inference() else None

@@ -24,7 +24,7 @@ from rrr_lightning.errors import InputError, did_you_mean
 Kind = Literal["dense", "top_k", "sampled"]
 Arrays = dict[str, npt.NDArray[np.generic]]
 # Rows x classes that are sampled at once, as float64; elsewhere few copies to the host.
-CHUNK_ELEMENTS, CHUNK_ELEMENTS_ELSEWHERE = {"cpu": 2**22}, 2**26
+CHUNK_ELEMENTS, CHUNK_ELEMENTS_ELSEWHERE = {"cpu": 2**22}, 2**24
 LARGEST = float(np.finfo(np.float16).max)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from rrr_lightning.models.hooks import hook_of_others
 
 DEVICES = ("cpu", "cuda")
-ON_GRADIENTS = ("configure_gradient_clipping", "on_before_optimizer_step")
+SEES_GRADIENTS = "on_before_optimizer_step"
 
 
 def can_fuse(module: LightningModule) -> bool | None:
@@ -27,8 +27,8 @@ def can_fuse(module: LightningModule) -> bool | None:
     trainer = None if module._trainer is None else module.trainer
     callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
     seen = (
-        hook_of_others(module, ON_GRADIENTS) is not None
-        or any(hook_of_others(each, ON_GRADIENTS[1:]) is not None for each in callbacks)
+        hook_of_others(module, (SEES_GRADIENTS, "configure_gradient_clipping")) is not None
+        or any(hook_of_others(each, (SEES_GRADIENTS,)) is not None for each in callbacks)
         or (trainer is not None and (trainer.gradient_clip_val or trainer.precision == "16-mixed"))
     )
     known = all(_is_known(each) for each in module.parameters() if each.requires_grad)

@@ -1,4 +1,4 @@
-"""Which hooks of a module run code of others, between the data set and the step or after it."""
+"""Which hooks run code of others, between the data set and the step or after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def hook_of_others(part: object, hooks: Sequence[str] = ON_BATCHES) -> str | Non
     """Returns the name of a hook that is neither Lightning's nor this library's.
 
     Args:
-        part: A LightningModule or LightningDataModule.
+        part: A LightningModule, LightningDataModule or Callback.
         hooks: The names of the hooks to look at; by default those that may change a batch.
     """
     ours = ("rrr_lightning.", "lightning.")

@@ -191,8 +191,9 @@ class Profile(Callback):
         if args[-1] == STEPS - 1:
             self.profile.stop()
 
-    @property
-    def names(self) -> set[str]:
+    def of(self, trainer: Trainer, student: LightningModule, loader: Any) -> set[str]:
+        """The names of what has run in the last steps of a fit."""
+        trainer.fit(student, loader)
         return {event.key for event in self.profile.key_averages()}
 
 
@@ -206,10 +207,9 @@ def test_a_profile_of_distilled_masked_lm_steps_holds_no_synchronisation(
     tmp_path: Path, padded: bool
 ) -> None:
     profile = Profile()
-    trainer, student, loader = text_parts("cuda", tmp_path, profile, padded=padded)
-    trainer.fit(student, loader)
-    assert any("log_softmax_backward" in name for name in profile.names)
-    assert not profile.names & SYNCHRONISATIONS
+    names = profile.of(*text_parts("cuda", tmp_path, profile, padded=padded))
+    assert any("log_softmax_backward" in name for name in names)
+    assert not names & SYNCHRONISATIONS
 
 
 @pytest.mark.gpu
@@ -218,9 +218,8 @@ def test_a_profile_of_distilled_steps_holds_no_synchronisation(
     tmp_path: Path, mixup_alpha: float
 ) -> None:
     profile = Profile()
-    trainer, student, loader = parts("cuda", tmp_path, profile, mixup_alpha=mixup_alpha)
-    trainer.fit(student, loader)
-    assert any("convolution" in name for name in profile.names)
-    assert not profile.names & SYNCHRONISATIONS
+    names = profile.of(*parts("cuda", tmp_path, profile, mixup_alpha=mixup_alpha))
+    assert any("convolution" in name for name in names)
+    assert not names & SYNCHRONISATIONS
     if mixup_alpha == 0:  # the share of a mixture is a number that was on the host all along
-        assert not profile.names & {f"aten::{name}" for name in WAITING}
+        assert not names & {f"aten::{name}" for name in WAITING}

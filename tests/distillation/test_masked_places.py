@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rrr_lightning.distillation.masked_places import carry_places, masked_places
+from rrr_lightning.distillation.masked_places import carry_places, masked_places, moved_pair
 from tests.models.texts import batch
 
 
@@ -39,8 +39,18 @@ def test_masked_tokens_are_counted_before_they_go_to_the_device() -> None:
     carry_places(before, after)
     assert masked_places(after["labels"]).shape == masked_places(before["labels"]).shape
     after["labels"] += 0
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match="nonzero"):
         masked_places(after["labels"])
+
+
+def test_nothing_is_counted_for_a_batch_that_cannot_have_a_note() -> None:
+    before = batch()
+    with torch.inference_mode():
+        after = {name: each.to("meta") for name, each in before.items()}
+    assert moved_pair(before, after, "labels") is None
+    assert moved_pair(before, before, "labels") is None
+    plain = {name: each.clone() for name, each in before.items()}
+    assert moved_pair(before, plain, "labels") == (before["labels"], plain["labels"])
 
 
 def test_what_is_no_batch_of_masked_tokens_is_left_alone() -> None:
