@@ -28,6 +28,7 @@ from _text_step import TEXT_WORKLOADS, TextWorkload
 from _timing import Comparison, StepClock, alone, be_quiet, not_measured, parse, report, row_of
 from lightning.pytorch import Trainer
 from step_cost import WARM_UP_STEPS, WORKLOADS, TimeSteps, Workload, distill, with_lightning
+from torch import distributed
 
 TEACHERS = (2, 4, 8)
 VOCABULARIES = (2000, 8000, 32000)
@@ -100,6 +101,8 @@ def print_rank_seconds(work: Workload, ranks: int, steps: int) -> None:
     trainer.fit(share.student(), share.batches(clock.total))
     if trainer.is_global_zero:
         print(json.dumps(clock.seconds[WARM_UP_STEPS:]), flush=True)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # or a thread of gloo may abort the process at its end
 
 
 def rank_row(device: str, repeats: int, steps: int) -> dict[str, Any]:
