@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,18 +20,16 @@ from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.distillation.masked_places import carry_places, masked_places
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.adamw import AdamWStudent
-from rrr_lightning.models.attention_masks import carry_mask
 from rrr_lightning.models.base import CHECKPOINT_KEY
-from rrr_lightning.models.hooks import hook_of_others
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
 from rrr_lightning.models.masked_rows import masked_labels
 from rrr_lightning.models.row_counting import RowCounting
 from rrr_lightning.models.row_metrics import RowMean
+from rrr_lightning.models.text_student import TextStudent
 from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
 
 
-class MaskedLanguageModel(RowCounting, AdamWStudent):
+class MaskedLanguageModel(RowCounting, TextStudent):
     """Trains any Hugging Face masked-LM network.
 
     Args:
@@ -168,16 +165,10 @@ class MaskedLanguageModel(RowCounting, AdamWStudent):
 
     # ------------------------------------------------------------------------------ wiring
 
-    def _apply_batch_transfer_handler(
-        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
-    ) -> Any:
-        # Masked tokens and padding are looked for on the way, so that no step waits for a GPU to.
-        moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        data = getattr(self.trainer, "datamodule", None)
-        if hook_of_others(self) is None and (data is None or hook_of_others(data) is None):
-            carry_places(batch, moved)
-            carry_mask(batch, moved)
-        return moved
+    def note_batch(self, before: Any, after: Any) -> None:
+        """Notes which tokens are masked as well."""
+        super().note_batch(before, after)
+        carry_places(before, after)
 
     def setup(self, stage: str) -> None:
         """Takes the vocabulary of the data module; refuses another, and too long sequences."""

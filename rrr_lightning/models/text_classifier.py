@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.adamw import AdamWStudent
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.input_vocabulary import agree_on_tokens, stored_vocabulary
@@ -27,12 +26,13 @@ from rrr_lightning.models.masked_rows import KeywordInputs, usable_positions
 from rrr_lightning.models.row_metrics import RowMean
 from rrr_lightning.models.text_bodies import build_classifier, load_body
 from rrr_lightning.models.text_scores import check_scores, make_scores
+from rrr_lightning.models.text_student import TextStudent
 from rrr_lightning.models.vocabulary import Vocabulary
 
 STAGES = ("val", "test")
 
 
-class TextClassifier(AdamWStudent):
+class TextClassifier(TextStudent):
     """Fine-tunes any Hugging Face network on texts or pairs of texts.
 
     Args:

@@ -19,6 +19,8 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.text_classifier import TextClassifier
+from rrr_lightning.models.text_student import TextStudent
 from tests.models.texts import batch, masked_lm
 from tests.targets.runs import sure, train, with_targets, write
 
@@ -71,12 +73,20 @@ class WatchSteps(Callback):
             self.watch.__exit__(None, None, None)
 
 
-class UnwatchedTransfer(MaskedLanguageModel):
+class UnwatchedTransfer(TextStudent):
     """What is done on the way to the device is done on the host."""
 
     def _apply_batch_transfer_handler(self, *args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
             return super()._apply_batch_transfer_handler(*args, **kwargs)
+
+
+class UnwatchedMaskedLM(UnwatchedTransfer, MaskedLanguageModel):
+    """A masked-LM student."""
+
+
+class UnwatchedClassifier(UnwatchedTransfer, TextClassifier):
+    """A text classifier."""
 
 
 def make_trainer(device: str, folder: Path, teacher: Any, *more: Callback) -> Trainer:
@@ -116,15 +126,18 @@ def parts(
 
 
 def text_parts(
-    device: str, folder: Path, *more: Callback, padded: bool
+    device: str, folder: Path, *more: Callback, padded: bool, masked: bool = True
 ) -> tuple[Trainer, LightningModule, DataLoader[Any]]:
+    kind: Any = UnwatchedMaskedLM if masked else UnwatchedClassifier
     config = masked_lm().config.to_dict()
-    teacher = Teacher(MaskedLanguageModel(config, seed=1), name="owned")
+    teacher = Teacher(kind(config, seed=1), name="owned")
     trainer = make_trainer(device, folder, teacher, *more)
     given = batch()
     if not padded:
         given["attention_mask"].fill_(1)
-    return trainer, UnwatchedTransfer(config, seed=0), loader_of(given, device)
+    if not masked:
+        given["labels"] = torch.arange(len(given["labels"])) % 2
+    return trainer, kind(config, seed=0), loader_of(given, device)
 
 
 def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Path) -> None:
@@ -136,9 +149,10 @@ def test_no_kernel_of_a_distilled_step_brings_a_number_to_the_host(tmp_path: Pat
     assert not set(names) & set(WAITING)
 
 
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("padded", [False, True])
-def test_no_kernel_of_a_distilled_masked_lm_step_brings_a_number_to_the_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padded: bool
+def test_no_kernel_of_a_distilled_step_on_text_brings_a_number_to_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padded: bool, masked: bool
 ) -> None:
     def to_another_device(module: Any, batch: dict[str, Tensor], *_: Any) -> dict[str, Tensor]:
         return {name: each.clone() for name, each in batch.items()}
@@ -146,7 +160,7 @@ def test_no_kernel_of_a_distilled_masked_lm_step_brings_a_number_to_the_host(
     to_another_device.__module__ = DataHooks.__module__
     monkeypatch.setattr(DataHooks, "transfer_batch_to_device", to_another_device)
     steps = WatchSteps()
-    trainer, student, loader = text_parts("cpu", tmp_path, steps, padded=padded)
+    trainer, student, loader = text_parts("cpu", tmp_path, steps, padded=padded, masked=masked)
     trainer.fit(student, loader)
     names = steps.watch.names
     assert names.count("_log_softmax_backward_data") >= STEPS - FIRST
@@ -202,12 +216,13 @@ SYNCHRONISATIONS = {"cudaStreamSynchronize", "cudaEventSynchronize"}
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_profile_of_distilled_masked_lm_steps_holds_no_synchronisation(
-    tmp_path: Path, padded: bool
+def test_a_profile_of_distilled_steps_on_text_holds_no_synchronisation(
+    tmp_path: Path, padded: bool, masked: bool
 ) -> None:
     profile = Profile()
-    names = profile.of(*text_parts("cuda", tmp_path, profile, padded=padded))
+    names = profile.of(*text_parts("cuda", tmp_path, profile, padded=padded, masked=masked))
     assert any("log_softmax_backward" in name for name in names)
     assert not names & SYNCHRONISATIONS
 

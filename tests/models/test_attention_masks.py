@@ -17,6 +17,7 @@ from rrr_lightning.models.attention_masks import (
     takes_ready_masks,
 )
 from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows
+from rrr_lightning.models.text_classifier import TextClassifier
 from tests.models.texts import FAMILIES, batch, masked_lm
 
 
@@ -36,6 +37,14 @@ def test_rows_are_the_same(family: str, padded: bool) -> None:
     rows = MaskedRows(masked_lm(family)).rows
     before, after = moved(padded)
     torch.testing.assert_close(rows(after), rows(before), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_logits_of_classifiers_are_the_same(family: str, padded: bool) -> None:
+    network = TextClassifier(masked_lm(family).config.to_dict(), seed=0).eval()
+    before, after = moved(padded)
+    torch.testing.assert_close(network(after), network(before), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("padded", [False, True])

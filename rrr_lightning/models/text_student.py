@@ -1,20 +1,23 @@
-"""What text students share: AdamW, linear warm-up for 6 % of the steps, and a linear decay."""
+"""What text students share: AdamW, warm-up for 6 % of the steps, linear decay, and ready masks."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import AdamW, Optimizer
 
+from rrr_lightning.models.attention_masks import carry_mask
 from rrr_lightning.models.base import StudentModule
 from rrr_lightning.models.fused import can_fuse
+from rrr_lightning.models.hooks import hook_of_others
 
 WARMUP_FRACTION = 0.06
 
 
-class AdamWStudent(StudentModule):
-    """A student trained by AdamW.
+class TextStudent(StudentModule):
+    """A student that reads texts, trained by AdamW.
 
     Args:
         learning_rate: The peak learning rate.
@@ -60,6 +63,25 @@ class AdamWStudent(StudentModule):
         self.betas = betas[0], betas[1]
         self.epsilon = epsilon
         self.decay_vectors = decay_vectors
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        # What the host can see of a batch is looked for here, so that no step waits for a GPU to.
+        moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        data = getattr(self.trainer, "datamodule", None)
+        if hook_of_others(self) is None and (data is None or hook_of_others(data) is None):
+            self.note_batch(batch, moved)
+        return moved
+
+    def note_batch(self, before: Any, after: Any) -> None:
+        """Notes what the host sees in a batch: whether anything is padding.
+
+        Args:
+            before: The batch before the transfer.
+            after: What has become of it on the device; the same numbers.
+        """
+        carry_mask(before, after)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns all parameters in one group, or biases and norms in a second without decay."""

@@ -6,10 +6,10 @@ import pytest
 from torch import Tensor, nn
 
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.models.adamw import AdamWStudent
+from rrr_lightning.models.text_student import TextStudent
 
 
-class Student(AdamWStudent):
+class Student(TextStudent):
     student_logits = "network"
 
     def __init__(self, **given: Any) -> None:
