@@ -32,7 +32,12 @@ def fail(line: str) -> NoReturn:
 
 def is_refused_elsewhere() -> bool:
     """Whether another rank has ended with a line of its own, and so broken off this one."""
-    return distributed.is_initialized() and bool(_default_store().add(REFUSED, 0) > 0)
+    if not distributed.is_initialized():
+        return False
+    try:
+        return bool(_default_store().add(REFUSED, 0) > 0)
+    except distributed.DistError:  # the store is gone with rank 0, which has spoken
+        return True
 
 
 def _is_first_to_refuse() -> bool:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import distributed
 
 from rrr_lightning import _parsing
 from rrr_lightning.callbacks._continuity import check_teachers_are_over
@@ -41,6 +41,8 @@ from rrr_lightning.models import (  # noqa: F401 - for short class names
     masked_lm,
     text_classifier,
 )
+
+_stores: list[Any] = []
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -217,10 +219,16 @@ def _leave_group() -> None:
 
     A thread of gloo that lets go of its last tensor during interpreter shutdown aborts the process
     (https://github.com/pytorch/pytorch/pull/179291), which makes a good run a failed one.
-    Lightning 2.6 ends the group for nccl alone.
+    Lightning 2.6 ends the group for nccl alone. The store of the group stays to the end of the
+    process: it tells other ranks who has refused.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    _stores.append(distributed.distributed_c10d._get_default_store())
+    try:
+        distributed.destroy_process_group()
+    except RuntimeError as error:  # what the run has come to is decided already
+        logging.getLogger(__name__).warning("the process group cannot be ended: %s", error)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from rrr_lightning.model_card import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import LEDGER_FILE, quiet
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.models.masked_rows import usable_positions
+from rrr_lightning.models.masked_rows import input_names, usable_positions
 from rrr_lightning.models.stored import (
     STUDENT_FILE,
     WEIGHTS_FILE,
@@ -104,6 +104,8 @@ def _write_hugging_face(network: Any, size: int, known: Vocabulary | None, folde
     if known is None or known.tokenizer_json is None:
         return
     tokenizer = rebuild_tokenizer(known.tokenizer_json, known.special_token_ids)
+    taken = input_names(network)
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
     positions = usable_positions(network)
     if positions is not None:
         tokenizer.model_max_length = positions

@@ -83,6 +83,7 @@ def test_a_text_student_becomes_a_hugging_face_folder(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer("w3 [MASK] w1")["input_ids"] == [2, 8, 4, 6, 3]
     assert (tokenizer.mask_token_id, tokenizer.model_max_length) == (4, 20)
+    assert tokenizer("w3", "w1")["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
 def test_the_card_knows_data_and_teachers(

@@ -72,6 +72,10 @@ def check_tokenizer(tokenizer: Any, name: str, needed: Sequence[str] = NEEDED) -
 def rebuild_tokenizer(tokenizer_json: str, special_token_ids: Mapping[str, int]) -> Any:
     """Returns a fast tokenizer from what travels in a checkpoint.
 
+    Of a pair of texts it gives `token_type_ids` where its special tokens go with some, as BERT's
+    do and RoBERTa's do not. transformers knows that by the class of a tokenizer, which does not
+    travel.
+
     Args:
         tokenizer_json: The whole tokenizer, as `tokenizer.json` has it.
         special_token_ids: The ids of the special tokens by name, such as `mask_token`.
@@ -81,7 +85,12 @@ def rebuild_tokenizer(tokenizer_json: str, special_token_ids: Mapping[str, int])
 
     backend = Tokenizer.from_str(tokenizer_json)
     named = {name: backend.id_to_token(number) for name, number in special_token_ids.items()}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    pair = backend.encode("a", "a")
+    tells_texts_apart = any(pair.special_tokens_mask) and any(pair.type_ids)
+    inputs = ["input_ids", *["token_type_ids"] * tells_texts_apart, "attention_mask"]
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_input_names=inputs, **named
+    )
 
 
 @contextmanager

@@ -103,6 +103,20 @@ def usable_positions(network: Any) -> int | None:
     return positions if first is None else positions - first - 1
 
 
+def input_names(network: Any) -> list[str]:
+    """Returns what of a batch a network takes, labels aside.
+
+    `token_type_ids` is not among them where the network has one type, as RoBERTa's have.
+    """
+    names = [
+        parameter.name
+        for parameter in inspect.signature(network.forward).parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "labels"
+    ]
+    has_types = getattr(network.config, "type_vocab_size", 2) > 1
+    return [name for name in names if has_types or name != "token_type_ids"]
+
+
 class KeywordInputs:
     """Picks from a dict batch what a network's forward names; leaves other batches to be called.
 
@@ -111,11 +125,7 @@ class KeywordInputs:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._names = [
-            parameter.name
-            for parameter in inspect.signature(network.forward).parameters.values()
-            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "labels"
-        ]
+        self._names = input_names(network)
         self._config: Any = network.config
 
     def __call__(self, batch: Any) -> Any:

@@ -69,7 +69,7 @@ class TextStudent(StudentModule):
     ) -> Any:
         # What the host can see of a batch is looked for here, so that no step waits for a GPU to.
         moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        data = getattr(self.trainer, "datamodule", None)
+        data = getattr(self._trainer, "datamodule", None)
         if hook_of_others(self) is None and (data is None or hook_of_others(data) is None):
             self.note_batch(batch, moved)
         return moved

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 from tokenizers import Tokenizer
+from tokenizers.processors import BertProcessing, ByteLevel, RobertaProcessing
 
 from rrr_lightning.data.tokenizer import (
     NEEDED_TO_CLASSIFY,
@@ -32,6 +33,22 @@ def test_a_tokenizer_comes_back_from_what_a_checkpoint_holds(rrr_data: Path) -> 
     assert again(text)["input_ids"] == expected
     assert ids_of(again) == ids_of(bert)
     assert again.is_fast
+    assert again.model_input_names == bert.model_input_names
+    assert dict(again("Hello", text)) == dict(bert("Hello", text))
+    assert again("Hello", text)["token_type_ids"] == [0, 0, 0, *[1] * 8]
+
+
+def test_token_types_are_given_where_special_tokens_go_with_them(rrr_data: Path) -> None:
+    bert = load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    backend, ends = bert.backend_tokenizer, [("[SEP]", 102), ("[CLS]", 101)]
+    for processor, told in (
+        (BertProcessing(*ends), True),
+        (RobertaProcessing(*ends), False),
+        (ByteLevel(), False),
+    ):
+        backend.post_processor = processor
+        again = rebuild_tokenizer(backend.to_str(), ids_of(bert))
+        assert ("token_type_ids" in again("a", "b")) == told
 
 
 def test_threads_are_off_inside_and_as_before_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,28 @@ def test_the_metrics_are_those_of_the_trained_network(
         assert np.array_equal(arrays[f"{split}.labels"], labels.numpy())
 
 
+def test_the_network_is_told_the_second_text_of_a_pair(body: str, data: str) -> None:
+    settings = told(body, data, "mrpc")
+    batches = make_data(settings)
+    network = make_network(settings, batches.num_classes).eval()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=1)
+    trainer.strategy.connect(network)
+    batches.trainer = trainer
+    batches.setup("validate")
+    batch = batches.split("validation")[[(0, 0), (0, 1)]]
+    for ids, types, mask in zip(
+        batch["input_ids"], batch["token_type_ids"], batch["attention_mask"], strict=True
+    ):
+        separator = batches.tokenizer.sep_token_id
+        first, second = (ids == separator).nonzero().flatten().tolist()
+        assert types.tolist() == [
+            int(first < place <= second) for place in range(int(mask.sum()))
+        ] + [0] * int((1 - mask).sum())
+    told_apart = network(batch)
+    del batch["token_type_ids"]
+    assert not torch.allclose(told_apart, network(batch))
+
+
 @pytest.mark.parametrize("task", ["rte", "stsb"])
 def test_a_network_that_has_diverged_gets_no_score(
     task: str, body: str, data: str, tmp_path: Path

@@ -8,7 +8,12 @@ import transformers
 from torch import Tensor, nn
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows, usable_positions
+from rrr_lightning.models.masked_rows import (
+    KeywordInputs,
+    MaskedRows,
+    input_names,
+    usable_positions,
+)
 from tests.models.texts import FAMILIES, ROUNDING, batch, masked_lm
 
 
@@ -47,6 +52,17 @@ def test_batches_that_do_not_fit_are_refused() -> None:
 def test_a_batch_with_nothing_to_take_names_what_is_taken() -> None:
     with pytest.raises(InputError, match=r"teacher_inputs.*found 'image, label'.*input_ids"):
         KeywordInputs(masked_lm())({"image": 1, "label": 2})
+
+
+def test_networks_with_one_type_of_token_are_not_told_types() -> None:
+    given = {"input_ids": torch.ones(1, 3), "token_type_ids": torch.tensor([[0, 1, 1]])}
+    roberta = masked_lm("roberta")
+    for types in (1, 2):
+        roberta.config.type_vocab_size = types
+        assert ("token_type_ids" in KeywordInputs(roberta)(given)) == (types == 2)
+        assert ("token_type_ids" in input_names(roberta)) == (types == 2)
+    assert "token_type_ids" not in input_names(masked_lm("distilbert"))
+    assert "labels" not in input_names(roberta)
 
 
 def test_only_rows_are_asked_of_any_base_model() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from rrr_lightning.distillation.schema import RowSchema
@@ -67,3 +68,9 @@ def test_the_learning_rate_ends_at_the_final_factor() -> None:
     for kind, last in ((Student, 0.0), (Stops, 0.5)):
         rates = [kind().decay(progress) for progress in (0.0, 0.5, 1.0)]
         assert rates == pytest.approx([1.0, (1 + last) / 2, last])
+
+
+def test_a_student_without_a_trainer_moves_its_batches() -> None:
+    batch = {"input_ids": torch.ones(2, 3)}
+    moved = Student()._apply_batch_transfer_handler(batch, torch.device("cpu"))
+    assert torch.equal(moved["input_ids"], batch["input_ids"])
