@@ -105,6 +105,7 @@ def compare(
         seeds = [seed for seed in result.scores if seed in other.scores]
         if seeds:
             pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
+            _check_rows(result.task, seeds, [labels for *_, labels in pairs], folders[0])
             difference = _difference(result.task, pairs)
             one_start = result.settings["start"] == "mnli"
             tasks.append(replace(difference, one_start=one_start))
@@ -197,6 +198,20 @@ def _average(name: str, parts: Sequence[Difference]) -> Difference:
         min(part.seeds for part in parts),
         any(part.one_start for part in parts),
     )
+
+
+def _check_rows(
+    task: str, seeds: Sequence[int], labels: Sequence[Mapping[str, Array]], folder: Path
+) -> None:
+    """Refuses seeds that were judged on different rows, which cannot be drawn together."""
+    for seed, other in zip(seeds, labels, strict=True):
+        if any(not np.array_equal(labels[0][split], other[split]) for split in other):
+            raise InputError(
+                f"{task} was judged on other rows with seed {seed} than with seed {seeds[0]}",
+                key="--compare",
+                found=str(folder),
+                accepted="runs on the same data",
+            )
 
 
 def _read_pair(

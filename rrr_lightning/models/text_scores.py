@@ -1,8 +1,9 @@
 """The official metrics of text classification, exact over batches and ranks.
 
-What has no spread has no correlation: where predictions or targets are all the same, Matthews, F1,
-Pearson and Spearman are 0, as in scikit-learn, and never NaN, which would spoil an average. What a
-diverged network gives is no such case: where a prediction is NaN, so is every metric.
+What has no spread has no correlation: where predictions or targets are all the same, Matthews,
+Pearson and Spearman are 0, and so is F1 where no row of class 1 is found, as in scikit-learn; NaN
+would spoil an average. What a diverged network gives is no such case: where a prediction is NaN, so
+is every metric.
 
 Shapes: N rows, K classes.
 """

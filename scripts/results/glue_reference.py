@@ -76,16 +76,19 @@ def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
         told["checkpoint"], num_labels=len(task.labels) or 1
     )
     splits = {split: _encoded(told, tokenizer, split) for split in ("train", "validation")}
+    # By itself the Trainer would leave biases and norms without decay.
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=told["learning_rate"],
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        weight_decay=told["weight_decay"],
+    )
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=told["epochs"],
         per_device_train_batch_size=told["batch_size"],
         per_device_eval_batch_size=64,
-        learning_rate=told["learning_rate"],
-        weight_decay=told["weight_decay"],
-        adam_beta1=0.9,
-        adam_beta2=0.98,
-        adam_epsilon=1e-6,
         lr_scheduler_type="linear",
         warmup_steps=round(
             told["warmup_fraction"] * told["epochs"] * len(splits["train"]) / told["batch_size"]
@@ -103,6 +106,7 @@ def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
         arguments,
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         train_dataset=splits["train"],  # type: ignore[arg-type]
+        optimizers=(optimizer, None),
     )
     trainer.train()
     log = MetricsFile(folder)

@@ -88,6 +88,19 @@ def test_intervals_cover(monkeypatch: pytest.MonkeyPatch, common: bool) -> None:
     assert np.mean(halves) < knowing * np.std(values, ddof=1)
 
 
+@pytest.mark.parametrize("rows", [150, 250])
+def test_seeds_that_were_judged_on_different_rows_are_refused(tmp_path: Path, rows: int) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    results = [evaluation(each, ("rte",), 0.7, (1, 2)).results(each) for each in folders]
+    for each in folders:
+        path = each / "jobs" / "rte-2" / PREDICTIONS
+        arrays = {name: np.resize(array, rows) for name, array in np.load(path).items()}
+        np.savez(path, **arrays)
+    line = "--compare: rte was judged on other rows with seed 2 than with seed 1"
+    with pytest.raises(InputError, match=line):
+        compare(*results, folders)
+
+
 def test_other_rows_are_refused(tmp_path: Path) -> None:
     folders = (tmp_path / "first", tmp_path / "second")
     first = evaluation(folders[0], ("rte",), 0.7, (1,)).results(folders[0])
