@@ -321,8 +321,9 @@ def test_two_ranks_print_one_line_and_both_exit_with_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.ddp
-def test_a_refusal_on_one_rank_alone_ends_both_with_its_line(tmp_path: Path) -> None:
-    plan = BatchPlan(2, None, world_size=2, rank=1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_refusal_on_one_rank_alone_ends_both_with_its_line(tmp_path: Path, rank: int) -> None:
+    plan = BatchPlan(2, None, world_size=2, rank=rank)
     [(_, index)] = KeyedBatches(8, plan, seed=17, step=lambda: 0).micro_batch(0, 0)
     for split, number in [(s, n) for s in ("train", "val") for n in range(8)]:
         folder = tmp_path / "images" / split / "ab"[number // 4]
