@@ -60,10 +60,13 @@ def write_lines(path: Path, lines: Iterable[Sequence[Any]], start: bytes = b"") 
 
 
 def write_tokenizer(folder: Path, size: int = 120) -> Path:
-    """Saves a WordPiece tokenizer trained on the texts."""
+    """Saves a WordPiece tokenizer trained on the texts, which tells the texts of a pair apart."""
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(train_wordpiece([text(number) for number in range(40)], size))
-    named = dict(SPECIAL_TOKENS)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIAL_TOKENS,
+    ).save_pretrained(folder)
     return folder
