@@ -42,7 +42,7 @@ from rrr_lightning.models import (  # noqa: F401 - for short class names
     text_classifier,
 )
 
-_stores: list[Any] = []
+_stores: list[Any] = []  # of process groups that have ended; held to the end of the process
 
 
 class SaveRunConfig(SaveConfigCallback):
