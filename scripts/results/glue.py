@@ -34,6 +34,7 @@ NETWORK = {
     "initializer_range": 0.06,
 }
 BOTH_STAGES = (
+    *("--model.vocabulary_size", "8192"),
     *("--trainer.precision", "bf16-mixed"),
     *("--data.mode", "pack"),
     *("--data.max_val_documents", "500"),
@@ -43,7 +44,6 @@ BOTH_STAGES = (
 FIRST_STAGE = (
     *("--trainer.max_steps", "2000"),
     *("--trainer.val_check_interval", "500"),
-    *("--model.vocabulary_size", "8192"),
     *("--data.tokenizer", "train:8192"),
     *("--data.max_documents", "40000"),
     *("--data.global_batch_size", "128"),
