@@ -109,7 +109,9 @@ def _load(
     if known is not None and loaded.vocabulary is not None:
         check_same_tokens(loaded.vocabulary, known, "model.tokenizer")
     columns = _check_size(size or loaded.network.columns, loaded.network.columns)
-    return MaskedRows(loaded.network.network, columns), known or loaded.vocabulary
+    # transformers loads weights for evaluation, and Lightning keeps the modes that it finds.
+    network = loaded.network.network.train()
+    return MaskedRows(network, columns), known or loaded.vocabulary
 
 
 def _check_size(size: int, most: int | None = None) -> int:

@@ -71,6 +71,17 @@ def test_a_pretrained_folder_gives_weights_and_vocabulary(folder: Path) -> None:
     torch.testing.assert_close(network.eval()(batch()), expected)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_dropout_acts_until_evaluation(folder: Path, pretrained: bool) -> None:
+    # transformers loads weights for evaluation, and Lightning would train them so.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.5}))
+    network, _ = make_masked_rows(str(folder), None, None, pretrained, None)
+    assert not torch.equal(network(batch()), network(batch()))
+    network.eval()
+    assert torch.equal(network(batch()), network(batch()))
+
+
 def test_a_pretrained_model_does_without_the_folder_later(folder: Path) -> None:
     model = MaskedLanguageModel(str(folder), pretrained=True)
     assert (model.vocabulary_size, model.arguments()["pad_vocabulary_to"]) == (30, 32)

@@ -105,6 +105,12 @@ def test_folders_of_masked_language_models(tmp_path: Path, family: str) -> None:
     assert made(TOKENS_BT).logits.shape == (2, 3)
 
 
+def test_a_new_classifier_is_ready_to_train(tmp_path: Path) -> None:
+    # transformers loads weights for evaluation, and Lightning keeps the modes that it finds.
+    body = load_body(folder_of(masked_lm(), tmp_path), pretrained=True)
+    assert all(module.training for module in build_classifier(body, 3).modules())
+
+
 @pytest.mark.parametrize("kind", BERT_HEADS)
 def test_a_pooler_is_taken_where_there_is_one(tmp_path: Path, kind: Any) -> None:
     network = kind(transformers.BertConfig(**SMALL))
