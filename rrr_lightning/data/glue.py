@@ -77,6 +77,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
         self.tokenizer_name = tokenizer
         self.max_length = max_length
         self._splits: dict[str, EncodedTexts] = {}
+        self._sha256: dict[str, str] = {}
 
     # ------------------------------------------------------------------------------ the task
 
@@ -137,6 +138,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
             if name == DIAGNOSTIC_SPLIT:
                 task, part = DIAGNOSTIC, "test"
             rows = read_split(self.source, task, part)
+            self._sha256[name] = rows.sha256
             kind = torch.float32 if self.glue_task.is_regression else torch.int64
             labels = None if rows.labels is None else torch.tensor(rows.labels, dtype=kind)
             self._splits[name] = EncodedTexts(
@@ -149,6 +151,11 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
         """The number of rows of the training split and the validation splits."""
         names = ("train", *self.glue_task.validation_splits)
         return {name: len(self.split(name)) for name in names}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The SHA-256 of texts and labels of the same splits."""
+        return {name: self._sha256[name] for name in self.rows}
 
     @property
     def rows_trained(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +29,11 @@ class GlueRows:
 
     def __len__(self) -> int:
         return len(self.texts[0])
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of texts and labels."""
+        return hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
 
 
 def check_rows(

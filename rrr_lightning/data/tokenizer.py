@@ -40,6 +40,10 @@ def load_tokenizer(spec: str, needed: Sequence[str] = NEEDED) -> Any:
             + "a folder with tokenizer.json, or the id of a model on the hub",
         ) from error
     check_tokenizer(tokenizer, spec, needed)
+    # transformers knows by its class what a tokenizer gives; this class is any tokenizer's.
+    is_any = type(tokenizer) is transformers.PreTrainedTokenizerFast
+    if is_any and "model_input_names" not in tokenizer.init_kwargs:
+        tokenizer.model_input_names = _input_names(tokenizer.backend_tokenizer)
     return tokenizer
 
 
@@ -85,12 +89,16 @@ def rebuild_tokenizer(tokenizer_json: str, special_token_ids: Mapping[str, int])
 
     backend = Tokenizer.from_str(tokenizer_json)
     named = {name: backend.id_to_token(number) for name, number in special_token_ids.items()}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_input_names=_input_names(backend), **named
+    )
+
+
+def _input_names(backend: Any) -> list[str]:
+    """What a tokenizer gives: `token_type_ids` where its special tokens go with some."""
     pair = backend.encode("a", "a")
     tells_texts_apart = any(pair.special_tokens_mask) and any(pair.type_ids)
-    inputs = ["input_ids", *["token_type_ids"] * tells_texts_apart, "attention_mask"]
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_input_names=inputs, **named
-    )
+    return ["input_ids", *["token_type_ids"] * tells_texts_apart, "attention_mask"]
 
 
 @contextmanager

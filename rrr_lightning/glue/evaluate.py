@@ -23,7 +23,7 @@ from rrr_lightning.glue.plan import (
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
-from rrr_lightning.glue.results import JSON, TABLE, Results, check_rows
+from rrr_lightning.glue.results import JSON, TABLE, Results, check_data
 from rrr_lightning.glue.side_by_side import write_comparison
 from rrr_lightning.glue.submission import check_writable, write_submission, zip_file
 from rrr_lightning.jobs import Outcome, Places, find_places, hold, run_jobs
@@ -91,9 +91,9 @@ def evaluate(
         from rrr_lightning.glue.inputs import look_at
 
         places = find_places(devices, slurm)
-        rows, speed = look_at(plan.left, checkpoint, places)
-        check_rows(_results(merged, home), rows)
-        known = {"rows": rows, "samples_per_second": speed}
+        seen = look_at(plan.left, _path(checkpoint), places)
+        check_data(_results(merged, home), seen.rows, seen.data_sha256)
+        known = vars(seen)
         for note in plan.notes:
             say(note + "\n")
     if other is not None:
@@ -125,12 +125,10 @@ def _plan(
     record: Record, tasks: Sequence[str], protocol: Protocol, home: Path, **known: Any
 ) -> Plan:
     """Plans from what a call says alone, or with what is known of its data and network."""
-    start = Path(record.checkpoint).expanduser()
-    checkpoint = str(start.resolve()) if start.exists() else record.checkpoint
     return make_plan(
         tasks,
         protocol,
-        checkpoint,
+        _path(record.checkpoint),
         record.data,
         home,
         predict_test=record.predict_test,
@@ -138,6 +136,12 @@ def _plan(
         fingerprint=record.fingerprint,
         **known,
     )
+
+
+def _path(checkpoint: str) -> str:
+    """The whole path of what is here, so that a folder is no size of BERT; a hub id as it is."""
+    path = Path(checkpoint).expanduser()
+    return str(path.resolve()) if path.exists() else checkpoint
 
 
 def _hours(plan: Plan, places: Places) -> str:

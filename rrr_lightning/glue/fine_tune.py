@@ -30,6 +30,7 @@ from rrr_lightning.checkpointing import (
     last_checkpoint,
 )
 from rrr_lightning.data.glue import GlueDataModule
+from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fingerprint import fingerprint
@@ -54,15 +55,17 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: Where to write.
 
     Raises:
-        InputError: The checkpoint is not the one that the settings are for, or the training has
+        InputError: Checkpoint or data are not those that the settings are for, or the training has
             diverged.
     """
     start = time.monotonic()
     data = make_data(told)
+    check_data_of(told, data)
     check_checkpoint_of(told)
     model = make_network(told, data.num_classes)
     check_checkpoint_of(told)  # once more: it may have been replaced while it was looked at
     settings = settings_of(told)
+    start_sha256 = sha256_of(Path(told["checkpoint"])) if settings.start == "mnli" else None
     steps = settings.steps(data.rows_trained)
     checkpoint = last_checkpoint(folder)
     first_step = check_checkpoint(checkpoint, model)["global_step"] if checkpoint.exists() else 0
@@ -89,6 +92,8 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "official_rows": data.official_rows,
         "settings": {each.name: getattr(settings, each.name) for each in CELLS},
         "fingerprint": told.get("fingerprint"),
+        "data_sha256": data.sha256,
+        "start_sha256": start_sha256,
         "steps": steps,
         "device": trainer.strategy.root_device.type,
         "precision": trainer.precision,
@@ -123,6 +128,27 @@ def check_checkpoint_of(told: Mapping[str, Any]) -> None:
         )
 
 
+def check_data_of(told: Mapping[str, Any], data: GlueDataModule) -> None:
+    """Refuses data that have changed since the evaluation began.
+
+    Args:
+        told: The settings of a `Run`.
+        data: Its data.
+
+    Raises:
+        InputError: A split has other texts or labels.
+    """
+    expected = told.get("data_sha256", data.sha256)
+    for split, found in data.sha256.items():
+        if found != expected[split]:
+            raise InputError(
+                f"texts or labels of {data.task} have changed since the evaluation began",
+                key="--data",
+                found=split,
+                accepted="a copy that nothing writes to any more",
+            )
+
+
 def make_data(told: Mapping[str, Any]) -> GlueDataModule:
     """Returns the data of a run."""
     settings = settings_of(told)
@@ -142,6 +168,7 @@ def make_network(told: Mapping[str, Any], num_classes: int) -> TextClassifier:
     return TextClassifier(
         told["checkpoint"],
         num_classes,
+        dropout=settings.dropout,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_fraction=settings.warmup_fraction,

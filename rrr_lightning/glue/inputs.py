@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,10 +37,23 @@ OPTIONS = {
 }
 
 
-def look_at(
-    runs: Sequence[Run], checkpoint: str, places: Places
-) -> tuple[dict[str, tuple[int, int]], float]:
-    """Returns rows to train and to judge on by task, and how many samples a second train.
+@dataclass(frozen=True)
+class Seen:
+    """What was found.
+
+    Attributes:
+        rows: Rows to train and to judge on, by task.
+        data_sha256: What tells their texts and labels from others, by task and split.
+        samples_per_second: How many samples a second train, roughly.
+    """
+
+    rows: dict[str, tuple[int, int]]
+    data_sha256: dict[str, dict[str, str]]
+    samples_per_second: float
+
+
+def look_at(runs: Sequence[Run], checkpoint: str, places: Places) -> Seen:
+    """Returns what there is to train on, and how fast.
 
     Args:
         runs: The runs that have not finished.
@@ -49,7 +63,7 @@ def look_at(
     Raises:
         InputError: The checkpoint cannot be fine-tuned, or the data of a task are not usable.
     """
-    rows = {}
+    rows, data_sha256 = {}, {}
     with _in_words_of_the_command_line(), torch.random.fork_rng(devices=[]):
         with _in_words_of_the_command_line(CHECKPOINTS), _without_warnings():
             model = _network(checkpoint)
@@ -57,7 +71,8 @@ def look_at(
             data = make_data(run.settings)
             _check_fit(model, data)
             rows[run.task] = _count(data, run)
-    return rows, _samples_per_second(model, places)
+            data_sha256[run.task] = data.sha256
+    return Seen(rows, data_sha256, _samples_per_second(model, places))
 
 
 def _network(checkpoint: str) -> TextClassifier:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.data.glue_tasks import TASKS, find_task
+from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
@@ -22,7 +23,7 @@ NETWORK = "network.ckpt"
 ALL = "all"
 CHECKPOINTS = "checkpoints"  # the folder that `checkpointing.last_checkpoint` looks into
 CELLS = [each for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
-TRAINED_BY = {*(each.name for each in CELLS), "fingerprint"}
+TRAINED_BY = {*(each.name for each in CELLS), "fingerprint", "data_sha256"}
 START_SECONDS = 20.0
 JUDGED_FASTER = 3.0  # a forward pass against a training step
 
@@ -96,6 +97,7 @@ def make_plan(
     out: str | Path,
     *,
     rows: Mapping[str, tuple[int, int]] | None = None,
+    data_sha256: Mapping[str, Mapping[str, str]] | None = None,
     samples_per_second: float = 100.0,
     predict_test: bool = False,
     mnli_seed: int | None = None,
@@ -110,6 +112,8 @@ def make_plan(
         data: Source of the data.
         out: Folder of the evaluation; the jobs get `jobs/<task>-<seed>` in it.
         rows: Rows to train and to judge on, by task; by default those of the official data.
+        data_sha256: What tells the texts and labels from others, by task and split; by default the
+            jobs take them as they are.
         samples_per_second: How fast the network trains, for the order and the time left.
         predict_test: Whether the test splits are predicted too, also by what is not reported: a
             later call may ask for it.
@@ -142,6 +146,8 @@ def make_plan(
             "predict_test": predict_test,
         }
         del told["seeds"]
+        if data_sha256 is not None and task in data_sha256:
+            told["data_sha256"] = dict(data_sha256[task])
         if fingerprint is not None:
             told["fingerprint"] = fingerprint
         begins = bool(followers) and (task, seed) == source
@@ -168,7 +174,8 @@ def check_start(plan: Plan) -> None:
                 "a finished run of MNLI has kept no network that tasks could start from",
                 key="--out",
                 found=str(source),
-                accepted="the same call after this folder has been removed",
+                accepted="the same call once it is removed, and the folders of the runs that "
+                "started from it",
             )
 
 
@@ -196,7 +203,8 @@ def check_running(plan: Plan) -> None:
 def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
     """Refuses a finished run that was trained by other settings than were planned.
 
-    Results of earlier versions, which do not say how they were trained, are trusted.
+    Results of earlier versions, which do not say how they were trained, are trusted. So is a run
+    that started from MNLI if the network is gone.
 
     Args:
         runs: All runs, as the record of their folder has them.
@@ -206,10 +214,21 @@ def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
     Raises:
         InputError: There is one.
     """
+    starts: dict[Path, str] = {}
     for run in runs:
         if not (run.folder / MARKER).exists():
             continue
         left = read_json(run.folder / MARKER)["result"]
+        start = Path(run.settings["checkpoint"])
+        if left.get("start_sha256") is not None and start.exists():
+            starts.setdefault(start, sha256_of(start))
+            if left["start_sha256"] != starts[start]:
+                raise InputError(
+                    f"{run.name} started from another run of MNLI than the one that is there now",
+                    key=key,
+                    found=str(start),
+                    accepted=f"the same call once {run.folder} is removed",
+                )
         before = {"fingerprint": left.get("fingerprint") or fingerprint, **left.get("settings", {})}
         now = {**run.settings, "fingerprint": fingerprint}
         other = {name: value for name, value in before.items() if now.get(name, value) != value}

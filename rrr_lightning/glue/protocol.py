@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class TaskSettings:
         max_length: Tokens of a text or a pair.
         precision: `bf16` or `32`; processors always compute in 32 bits.
         max_steps: Ends the training earlier than the epochs would.
+        dropout: Probability of every dropout of the network; None leaves the one of pre-training.
     """
 
     epochs: float
@@ -56,6 +57,7 @@ class TaskSettings:
     max_length: int = 256
     precision: str = "bf16"
     max_steps: int | None = None
+    dropout: float | None = 0.1
 
     def with_seeds(self, seeds: Sequence[int]) -> TaskSettings:
         """Returns the same settings with other seeds."""
@@ -270,8 +272,8 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(map(_whole, value))
 
 
-def _steps(value: Any) -> int | None:
-    return None if value is None else _whole(value)
+def _or_none(convert: Callable[[Any], float]) -> Callable[[Any], float | None]:
+    return lambda value: None if value is None else convert(value)
 
 
 # How the value of a setting is read, whether it fits, and what is accepted. YAML takes 1e-4 for
@@ -286,5 +288,10 @@ _CELLS: dict[str, tuple[Any, Any, str]] = {
     "warmup_fraction": (_number, lambda value: 0 <= value < 1, "a number in [0, 1)"),
     "max_length": (_whole, lambda value: value >= 8, "a whole number from 8"),
     "precision": (str, {"bf16", "32"}.__contains__, "bf16 or 32"),
-    "max_steps": (_steps, lambda value: value is None or value > 0, "a whole number from 1"),
+    "max_steps": (
+        _or_none(_whole),
+        lambda value: value is None or value > 0,
+        "a whole number from 1",
+    ),
+    "dropout": (_or_none(_number), lambda p: p is None or 0 <= p < 1, "null, or in [0, 1)"),
 }

@@ -205,8 +205,8 @@ def _settled(record: Record, folder: Path) -> set[str]:
 
 
 def _settings(values: dict[str, Any]) -> TaskSettings:
-    """Settings as `plan.json` has them."""
-    return TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
+    """Settings as `plan.json` has them; earlier versions left dropout as pre-training had it."""
+    return TaskSettings(**{"dropout": None, **values, "seeds": tuple(values["seeds"])})
 
 
 def _named(record: Record) -> Record:

@@ -195,6 +195,7 @@ def _settings_table(results: Results) -> str:
         "warmup_fraction",
         "max_length",
         "max_steps",
+        "dropout",
     )
     rows = [
         (

@@ -34,6 +34,7 @@ class TaskResult:
         missing: Seeds without a result.
         computed: Device and precision by seed, where the run has recorded them, as runs of earlier
             versions have not.
+        data_sha256: What each run has recorded of its data, by split.
         uneven: Whether seeds were trained or judged on different numbers of rows.
         start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
     """
@@ -45,6 +46,7 @@ class TaskResult:
     settings: dict[str, Any] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     computed: dict[int, tuple[str, str]] = field(default_factory=dict)
+    data_sha256: list[dict[str, str]] = field(default_factory=list)
     uneven: bool = False
     start: TaskResult | None = None
 
@@ -154,24 +156,32 @@ def _add(result: TaskResult, run: Run) -> None:
         result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
     result.uneven |= bool(result.rows) and result.rows != left["rows"]
     result.rows, result.official_rows = left["rows"], left["official_rows"]
+    result.data_sha256.append(left.get("data_sha256", {}))
     if "device" in left:
         result.computed[run.seed] = (left["device"], left["precision"])
     result.settings = {
         name: value
         for name, value in run.settings.items()
-        if name not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test")
+        if name
+        not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test", "data_sha256")
     }
 
 
-def check_rows(results: Results, rows: Mapping[str, tuple[int, int]]) -> None:
+def check_data(
+    results: Results,
+    rows: Mapping[str, tuple[int, int]],
+    data_sha256: Mapping[str, Mapping[str, str]],
+) -> None:
     """Refuses data that have changed since runs of the same task have finished.
 
     Args:
         results: What has finished.
         rows: Rows to train and to judge on, by task.
+        data_sha256: What tells their texts and labels from others, by task and split; runs of
+            earlier versions have not recorded it.
 
     Raises:
-        InputError: A task has other numbers of rows than its finished runs.
+        InputError: A task has other rows than its finished runs.
     """
     for result in results.tasks:
         before = (result.trained_rows, result.judged_rows)
@@ -183,6 +193,14 @@ def check_rows(results: Results, rows: Mapping[str, tuple[int, int]]) -> None:
                 found=f"{now[0]} rows to train and {now[1]} to judge on",
                 accepted=f"{before[0]} and {before[1]}",
             )
+        for split, found in data_sha256.get(result.task, {}).items():
+            if any(known.get(split, found) != found for known in result.data_sha256):
+                raise InputError(
+                    f"has other texts or labels than when runs of {result.task} finished in --out",
+                    key="--data",
+                    found=split,
+                    accepted="the rows as they were, or another --out",
+                )
 
 
 def write_files(results: Results, folder: Path) -> None:

@@ -67,7 +67,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[str]:
-    """Writes the zip; returns the names of the files that the server wants and that are not in it.
+    """Writes the zip; returns what the server wants and that is not in it: files, and their rows.
 
     Args:
         results: Results of the tasks.
@@ -80,7 +80,7 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
     folders = {(run.task, run.seed): run.folder for run in runs}
     part = _part(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = set()
+    wanted = {name: name for name in FILES}
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for result in results.tasks:
             task = TASKS[result.task]
@@ -96,10 +96,14 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
                 has_diagnostic = f"{DIAGNOSTIC_SPLIT}.predictions" in arrays
                 for split in (*task.test_splits, *([DIAGNOSTIC_SPLIT] * has_diagnostic)):
                     name = file_name(task, split)
-                    archive.writestr(name, _content(task, arrays[f"{split}.predictions"]))
-                    written.add(name)
+                    predictions = arrays[f"{split}.predictions"]
+                    archive.writestr(name, _content(task, predictions))
+                    known = {**task.rows, DIAGNOSTIC_SPLIT: DIAGNOSTIC.rows["test"]}
+                    rows, given = known[split], len(predictions)
+                    other = f"{name} with {rows:,} rows, not {given:,}"
+                    wanted[name] = "" if given == rows else other
     os.replace(part, path)
-    return [name for name in FILES if name not in written]
+    return [each for each in wanted.values() if each]
 
 
 def file_name(task: GlueTask, split: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -125,16 +125,21 @@ def _check_size(size: int, most: int | None = None) -> int:
     return size
 
 
-def read_config(spec: str | Mapping[str, Any], key: str = "model.network") -> dict[str, Any]:
+def read_config(
+    spec: str | Mapping[str, Any],
+    key: str = "model.network",
+    task: Literal["masked-LM", "classification"] = "masked-LM",
+) -> dict[str, Any]:
     """Returns a configuration in plain types, whole, so that it does without the file it came from.
 
     Args:
         spec: `mini`, `small`, `base` or `large`; a mapping with `model_type`; or a folder or hub id
             with a `config.json`.
         key: The config key for messages.
+        task: What networks of its `model_type` must be there for.
 
     Raises:
-        InputError: There is no such configuration, or none of a masked-LM network.
+        InputError: There is no such configuration, or none of a network for the task.
     """
     import transformers
 
@@ -142,11 +147,15 @@ def read_config(spec: str | Mapping[str, Any], key: str = "model.network") -> di
         dict(spec) if isinstance(spec, Mapping) else PRESETS.get(spec) or _config_file(spec, key)
     )
     kind = given.get("model_type") or ""
-    masked_lms = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if kind not in masked_lms:
-        nearest = did_you_mean(kind, masked_lms) if kind else ""
+    auto = transformers.models.auto.modeling_auto
+    known = {
+        "masked-LM": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        "classification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    }[task]
+    if kind not in known:
+        nearest = did_you_mean(kind, known) if kind else ""
         raise InputError(
-            f"no masked-LM network of this model_type{nearest}",
+            f"no {task} network of this model_type{nearest}",
             key=key,
             found=kind or "none",
             accepted="a Hugging Face configuration such as {model_type: bert, hidden_size: 256}",

@@ -8,6 +8,7 @@ layer, so that its weights can be exchanged with other programs.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from rrr_lightning.models.vocabulary import HUB_ID, Vocabulary
 KEY = "model.body"
 # Trained by a sentence-level task, which masked language models do not have.
 _MAY_BE_NEW = "pooler."
+_DROPOUT = re.compile("dropout|pdrop")
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,16 @@ def load_body(spec: str | os.PathLike[str] | Mapping[str, Any], pretrained: bool
         InputError: There is no such body, it is not one of a text model, or it is damaged.
     """
     if isinstance(spec, Mapping):
-        return TextBody(read_config(spec, KEY))
+        return TextBody(read_config(spec, KEY, "classification"))
     spec = os.fspath(spec)
     if spec in PRESETS:
+        if Path(spec, "config.json").exists():
+            raise InputError(
+                "is a size of BERT and a folder here",
+                key=KEY,
+                found=spec,
+                accepted=f"{os.path.join('.', spec)} for the folder",
+            )
         return TextBody(read_config(spec, KEY))
     path = Path(spec).expanduser()
     if path.is_file():
@@ -136,8 +145,14 @@ def _check_fit(source: str, network: Any, info: Mapping[str, Any], new: set[str]
         )
 
 
-def build_classifier(body: TextBody, num_classes: int) -> nn.Module:
+def build_classifier(body: TextBody, num_classes: int, dropout: float | None = None) -> nn.Module:
     """Returns a network with the body's weights and a new head; draws from torch's generator.
+
+    Args:
+        body: The body.
+        num_classes: Columns of the head.
+        dropout: Probability of every dropout, in the body and before the head; None leaves the
+            body's.
 
     Raises:
         InputError: transformers has no such classifier, or the weights do not fit.
@@ -148,6 +163,8 @@ def build_classifier(body: TextBody, num_classes: int) -> nn.Module:
     values |= {"num_labels": num_classes, "problem_type": None}
     try:
         config = transformers.AutoConfig.for_model(body.config["model_type"], **values)
+        if dropout is not None:
+            config.update(dict.fromkeys(_dropouts(config), dropout))
         network: Any = transformers.AutoModelForSequenceClassification.from_config(config)
     except (ValueError, TypeError, ImportError, AssertionError) as error:
         raise InputError(
@@ -158,6 +175,15 @@ def build_classifier(body: TextBody, num_classes: int) -> nn.Module:
     if body.state is not None:
         _fill(network, body.state)
     return network  # type: ignore[no-any-return]
+
+
+def _dropouts(config: Any) -> list[str]:
+    """The names of a configuration's probabilities of dropout, such as `hidden_dropout_prob`."""
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if _DROPOUT.search(name) and isinstance(value, int | float)
+    ]
 
 
 def _fill(network: Any, state: Mapping[str, Tensor]) -> None:

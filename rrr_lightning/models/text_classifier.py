@@ -44,6 +44,8 @@ class TextClassifier(TextStudent):
         metrics: Of `accuracy`, `f1` and `matthews`, or for scores of `pearson` and `spearman`; None
             for the data module's, or else `accuracy`, or both of a score.
         pretrained: Take the body's weights; False takes its architecture and vocabulary alone.
+        dropout: Probability of every dropout, in the body and before the head; None for the body's
+            own, which is 0 where pre-training went without.
         learning_rate: The peak learning rate.
         betas: The decay rates of AdamW's moments.
         epsilon: What AdamW adds to the denominator.
@@ -66,6 +68,7 @@ class TextClassifier(TextStudent):
         class_names: Sequence[str] | None = None,
         metrics: Sequence[str] | None = None,
         pretrained: bool = True,
+        dropout: float | None = None,
         learning_rate: float = 5e-5,
         betas: tuple[float, float] = (0.9, 0.98),
         epsilon: float = 1e-6,
@@ -90,6 +93,10 @@ class TextClassifier(TextStudent):
             seed=seed,
         )
         self.save_hyperparameters()
+        if dropout is not None and not 0 <= dropout < 1:
+            raise InputError(
+                "out of range", key="model.dropout", found=dropout, accepted="0 <= dropout < 1"
+            )
         self.num_classes = num_classes
         # A score has one column and no name.
         named = class_names is not None or num_classes != 1
@@ -98,7 +105,7 @@ class TextClassifier(TextStudent):
         loaded = load_body(body, pretrained)
         self.vocabulary: Vocabulary | None = loaded.vocabulary
         with self.keyed_construction():
-            self.network: Any = build_classifier(loaded, num_classes)
+            self.network: Any = build_classifier(loaded, num_classes, dropout)
         # What rebuilds the network without the files that it came from.
         self.hparams.update(self.arguments())
         self.scores = nn.ModuleDict()

@@ -32,6 +32,7 @@ def test_it_is_the_published_protocol(name: str) -> None:
     assert model["num_classes"] == (len(task.labels) or 1)
     assert model["learning_rate"] == settings.learning_rate
     assert model["weight_decay"] == pytest.approx(settings.weight_decay)
+    assert model["dropout"] == settings.dropout
     assert model["warmup_fraction"] == settings.warmup_fraction
     assert model["body"].startswith("runs/glue/mnli/") == (settings.start == "mnli")
     assert trainer["max_steps"] == settings.steps(task.rows["train"])

@@ -57,6 +57,16 @@ def test_test_splits_have_no_labels(tmp_path: Path) -> None:
     assert read_split(root, TASKS["mnli"], "test_mismatched").labels is None
 
 
+def test_rows_to_predict_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    table = parquet_rows(RTE, 30).select(range(29, -1, -1))
+    (tmp_path / "rte").mkdir()
+    file = str(tmp_path / "rte" / "test.parquet")
+    table.to_parquet(file)
+    assert read_split(str(tmp_path), RTE, "test").texts[0] == table["sentence1"][:]
+    table.add_column("idx", list(range(29, -1, -1))).to_parquet(file)
+    assert read_split(str(tmp_path), RTE, "test").texts[0] == table["sentence1"][::-1]
+
+
 def test_a_hub_id_is_asked_for_task_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

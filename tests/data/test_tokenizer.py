@@ -51,6 +51,21 @@ def test_token_types_are_given_where_special_tokens_go_with_them(rrr_data: Path)
         assert ("token_type_ids" in again("a", "b")) == told
 
 
+@pytest.mark.parametrize("told", [None, True, False])
+def test_a_folder_of_no_class_tells_texts_apart_unless_it_says(
+    rrr_data: Path, tmp_path: Path, told: bool | None
+) -> None:
+    bert = load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    named = ["input_ids", *["token_type_ids"] * bool(told), "attention_mask"]
+    given = {} if told is None else {"model_input_names": named}
+    special = {role: getattr(bert, role) for role in SPECIAL_TOKENS}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bert.backend_tokenizer, **special, **given
+    ).save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    assert ("token_type_ids" in again("a", "b")) == (told is not False)
+
+
 def test_threads_are_off_inside_and_as_before_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for former in (None, "true"):
         monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)

@@ -88,6 +88,21 @@ def test_intervals_cover(monkeypatch: pytest.MonkeyPatch, common: bool) -> None:
     assert np.mean(halves) < knowing * np.std(values, ddof=1)
 
 
+def test_seeds_that_agree_by_chance_do_not_end_the_doubt() -> None:
+    # Two seeds get different rows right, and yet both differ by 0.1.
+    right = [(slice(0, 70), slice(20, 100)), (slice(30, 100), slice(0, 80))]
+    pairs = []
+    for first, second in right:
+        both = np.zeros((2, 100))
+        both[0, first] = both[1, second] = 1
+        labels = {"validation": np.ones(100)}
+        pairs.append(({"validation": both[0]}, {"validation": both[1]}, labels))
+    difference = module._difference("rte", pairs)
+    assert difference.value == pytest.approx(0.1)
+    low, high = difference.interval
+    assert low < 0 < 0.1 < high
+
+
 @pytest.mark.parametrize("rows", [150, 250])
 def test_seeds_that_were_judged_on_different_rows_are_refused(tmp_path: Path, rows: int) -> None:
     folders = (tmp_path / "first", tmp_path / "second")

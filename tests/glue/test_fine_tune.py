@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -29,7 +30,7 @@ from rrr_lightning.glue.plan import NETWORK
 from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.jobs.process import read_json, write_json
 from rrr_lightning.models.text_classifier import TextClassifier
-from tests.glue.tiny import JUDGED, TRAIN, told
+from tests.glue.tiny import JUDGED, TRAIN, told, write_body
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
@@ -94,6 +95,30 @@ def test_the_network_is_told_the_second_text_of_a_pair(body: str, data: str) -> 
     assert not torch.allclose(told_apart, network(batch))
 
 
+def test_data_that_have_changed_are_refused(body: str, data: str, tmp_path: Path) -> None:
+    known = make_data(told(body, data)).sha256
+    with pytest.raises(InputError) as refused:
+        fine_tune(told(body, data, data_sha256={**known, "train": "other"}), tmp_path)
+    assert str(refused.value) == (
+        "--data: texts or labels of rte have changed since the evaluation began; found 'train'; "
+        "accepted: a copy that nothing writes to any more"
+    )
+    result = fine_tune(told(body, data, data_sha256=known, max_steps=1), tmp_path)
+    assert result["data_sha256"] == known
+
+
+@pytest.mark.parametrize(("dropout", "used"), [(0.3, {0.3}), (0.0, {0.0}), (None, {0.0})])
+def test_dropout_is_that_of_the_protocol(
+    dropout: float | None, used: set[float], data: str, tmp_path: Path
+) -> None:
+    # Pre-training without dropout must not decide how students are fine-tuned.
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = told(str(write_body(tmp_path, **without)), data, dropout=dropout)
+    network = make_network(settings, 2)
+    assert {each.p for each in network.modules() if isinstance(each, torch.nn.Dropout)} == used
+    assert all(module.training for module in network.modules())
+
+
 @pytest.mark.parametrize("task", ["rte", "stsb"])
 def test_a_network_that_has_diverged_gets_no_score(
     task: str, body: str, data: str, tmp_path: Path
@@ -133,6 +158,9 @@ def test_the_network_that_others_start_from_is_kept_without_its_head(
     kept = tmp_path / "mnli" / NETWORK
     state = torch.load(kept, weights_only=True)["state_dict"]
     started = make_network(told(str(kept), data), 2)
+    (tmp_path / "rte").mkdir()
+    result = fine_tune(told(str(kept), data, start="mnli", max_steps=2), tmp_path / "rte")
+    assert result["start_sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
     embedded = "network.bert.embeddings.word_embeddings.weight"
     assert torch.equal(started.state_dict()[embedded], state[embedded])
     assert started.state_dict()["network.classifier.weight"].shape[0] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_a_finished_run_of_mnli_is_not_announced_as_one_to_come(tmp_path: Path) 
         check_start(plan)
     assert str(refused.value) == (
         "--out: a finished run of MNLI has kept no network that tasks could start from; "
-        f"found '{folder}'; accepted: the same call after this folder has been removed"
+        f"found '{folder}'; accepted: the same call once it is removed, and the folders of the "
+        "runs that started from it"
     )
     (folder / NETWORK).touch()
     check_start(plan)
@@ -174,6 +176,26 @@ def test_a_run_that_was_trained_by_other_settings_is_refused(tmp_path: Path) -> 
         InputError, match=r"found {'fingerprint': 'xyz'}; .*mnli-1 is removed, and the folders of"
     ):
         check_finished(plan.runs, "abc", "--compare")
+
+
+def test_a_run_that_started_from_another_run_of_mnli_is_refused(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path)
+    mnli, rte = (tmp_path / "jobs" / name for name in ("mnli-1", "rte-1"))
+    for folder in (mnli, rte):
+        folder.mkdir(parents=True)
+    (mnli / NETWORK).write_bytes(b"first")
+    start = hashlib.sha256(b"first").hexdigest()
+    write_json(rte / MARKER, {"result": {"metrics": {}, "start_sha256": start}})
+    check_finished(plan.runs, "abc", "--out")
+    (mnli / NETWORK).write_bytes(b"second")
+    with pytest.raises(InputError) as refused:
+        check_finished(plan.runs, "abc", "--out")
+    assert str(refused.value) == (
+        "--out: rte-1 started from another run of MNLI than the one that is there now; found "
+        f"'{mnli / NETWORK}'; accepted: the same call once {rte} is removed"
+    )
+    (mnli / NETWORK).unlink()
+    check_finished(plan.runs, "abc", "--out")
 
 
 def test_the_run_that_others_start_from_is_named() -> None:

@@ -162,6 +162,23 @@ def test_folders_of_earlier_versions_go_on(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_of_earlier_versions_were_trained_with_the_dropout_of_pre_training(
+    tmp_path: Path,
+) -> None:
+    published(("rte", "cola")).write(tmp_path)
+    content = read_json(tmp_path / "plan.json")
+    for settings in (*content["tasks"].values(), content["start"]):
+        del settings["dropout"]
+    write_json(tmp_path / "plan.json", content)
+    assert merge(published(("cola",)), tmp_path).tasks["cola"].dropout == 0.1
+    finish(tmp_path, "cola-19")
+    assert "other settings of cola: cola.dropout is 0.1 in this call; found 'none'" in refusal(
+        published(("cola",)), tmp_path
+    )
+    kept = merge(published(("cola",), every_task={"dropout": None}), tmp_path)
+    assert kept.tasks["cola"].dropout is None
+
+
 def test_a_submission_may_be_left_out_later_and_added_before_anything_has_finished(
     tmp_path: Path,
 ) -> None:

@@ -14,7 +14,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record
 from rrr_lightning.glue.report import markdown
-from rrr_lightning.glue.results import check_rows, mean_and_deviation, write_files
+from rrr_lightning.glue.results import check_data, mean_and_deviation, write_files
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 from tests.glue.made import evaluation, finish, finish_again
 
@@ -141,9 +141,9 @@ def test_one_seed_on_a_subset_makes_a_subset(seed: int, tmp_path: Path) -> None:
 
 def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
     results = evaluation(tmp_path, ("rte",)).results(tmp_path)
-    check_rows(results, {"rte": (2490, 277), "cola": (1, 1)})
+    check_data(results, {"rte": (2490, 277), "cola": (1, 1)}, {"rte": {"train": "a"}})
     with pytest.raises(InputError) as refused:
-        check_rows(results, {"rte": (2489, 277)})
+        check_data(results, {"rte": (2489, 277)}, {})
     assert str(refused.value) == (
         "--data: has changed since runs of rte have finished in --out; found '2489 rows to train "
         "and 277 to judge on'; accepted: 2490 and 277"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def archive(tmp_path: Path) -> zipfile.ZipFile:
     record = evaluation(tmp_path, (*GLUE, "wnli"), seeds=(1, 2))
     path = tmp_path / "sub" / "out.zip"
     absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
-    assert absent == []
+    assert absent == [f"{name} with {LINES[name] - 1:,} rows, not 200" for name in FILES]
     return zipfile.ZipFile(path)
 
 
@@ -100,6 +101,18 @@ def test_the_network_of_mnli_predicts_the_diagnostic_set(archive: zipfile.ZipFil
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     record = evaluation(tmp_path, ("rte",), seeds=(1,))
+    path = tmp_path / "out.zip"
+    absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
+    short = "RTE.tsv with 3,000 rows, not 200"
+    assert absent == [short if name == "RTE.tsv" else name for name in FILES]
+
+
+def test_nothing_is_missing_in_files_of_the_official_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = evaluation(tmp_path, ("rte",), seeds=(1,))
+    rte = dataclasses.replace(TASKS["rte"], rows={**TASKS["rte"].rows, "test": 200})
+    monkeypatch.setitem(TASKS, "rte", rte)
     path = tmp_path / "out.zip"
     absent = write_submission(record.results(tmp_path), record.runs(tmp_path), path)
     assert absent == [name for name in FILES if name != "RTE.tsv"]

@@ -58,6 +58,7 @@ def told(body: str, data: str, task: str = "rte", **changes: Any) -> dict[str, A
         "weight_decay": 0.1,
         "warmup_fraction": 0.2,
         "max_length": 32,
+        "dropout": 0.1,
         "precision": "bf16",
         "max_steps": None,
         "start": "checkpoint",

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.masked_networks import plain_config
 from rrr_lightning.models.text_bodies import TextBody, build_classifier, load_body
 from rrr_lightning.random import keyed_randomness
 from tests.data.glue_files import write_tokenizer
@@ -105,6 +106,51 @@ def test_folders_of_masked_language_models(tmp_path: Path, family: str) -> None:
     assert made(TOKENS_BT).logits.shape == (2, 3)
 
 
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_dropout_is_the_bodys_or_what_is_asked_for(tmp_path: Path, family: str) -> None:
+    def found(dropout: float | None) -> set[float]:
+        made = build_classifier(body, 3, dropout)
+        again = build_classifier(TextBody(plain_config(made.config)), 3)
+        both = [
+            {each.p for each in network.modules() if isinstance(each, torch.nn.Dropout)}
+            for network in (made, again)
+        ]
+        assert both[0] == both[1]  # it travels in the configuration
+        return both[0]
+
+    body = load_body(folder_of(masked_lm(family), tmp_path), pretrained=True)
+    assert found(0.25) == {0.25}
+    assert found(0.0) == {0.0}
+    assert 0.25 not in found(None)
+
+
+def test_attention_drops_out_too(tmp_path: Path) -> None:
+    body = load_body(folder_of(masked_lm(), tmp_path), pretrained=True)
+    config = build_classifier(body, 3, 0.25).config
+    assert (config.attention_probs_dropout_prob, config.classifier_dropout) == (0.25, None)
+
+
+def test_a_decoder_is_rebuilt_from_what_travels(tmp_path: Path) -> None:
+    # It has no masked language model, only a classifier.
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=32, pad_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    made = build(load_body(str(tmp_path), pretrained=True))
+    again = build(load_body(plain_config(made.config), pretrained=False))
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(made(TOKENS_BT).logits, again(TOKENS_BT).logits)
+
+
+def test_a_folder_named_like_a_size_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(masked_lm(), tmp_path / "mini")
+    line = r"model.body: is a size of BERT and a folder here; found 'mini'; accepted: \./mini for"
+    with pytest.raises(InputError, match=line):
+        load_body("mini", pretrained=True)
+    assert load_body("./mini", pretrained=True).state is not None
+
+
 def test_a_new_classifier_is_ready_to_train(tmp_path: Path) -> None:
     # transformers loads weights for evaluation, and Lightning keeps the modes that it finds.
     body = load_body(folder_of(masked_lm(), tmp_path), pretrained=True)
@@ -171,7 +217,7 @@ def test_bodies_that_are_not_there(tmp_path: Path) -> None:
         ("owner/unknown", "hf:owner/unknown cannot be loaded"),
         (
             {"model_type": "bertt"},
-            r"no masked-LM network of this model_type; did you mean 'bert'\?",
+            r"no classification network of this model_type; did you mean 'bert'\?",
         ),
     ):
         with pytest.raises(InputError, match=rf"model\.body: .*{message}"):
