@@ -1,7 +1,7 @@
 r"""End scores of fine-tuning against those of the Trainer of transformers, pooled over runs.
 
     python scripts/results/glue_reference.py \
-        --checkpoint runs/bert-text/teacher/checkpoints/last.ckpt --out runs/glue-reference \
+        --checkpoint runs/glue/student/checkpoints/last.ckpt --out runs/glue-reference \
         --results docs/results/glue
 
 Both start from one exported folder, with the same settings and dropout, and each with its own order
@@ -17,7 +17,6 @@ loss at a step, and `theirs-TASK-SEED.csv`, with the Trainer's mean loss since t
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -41,22 +40,18 @@ from rrr_lightning.jobs.process import RESULT, read_json, write_json
 from rrr_lightning.metrics_file import NAME as LOG
 from rrr_lightning.metrics_file import MetricsFile
 
-COMPARED, SEEDS, LENGTH = ("mrpc", "stsb"), (1, 2, 3), 32
-SETTINGS = {"every_task": {"max_length": LENGTH, "learning_rate": 1e-3}}
-DROPOUT = 0.1
+COMPARED, SEEDS = ("mrpc", "stsb"), (1, 2, 3)
+SETTINGS = {"every_task": {"max_length": 64, "learning_rate": 3e-4}}  # as in glue.py
 
 
 def export(checkpoint: Path, folder: Path) -> Path:
-    """Returns a folder of the checkpoint in which dropout is on."""
+    """Returns a folder of the checkpoint."""
     about = folder.with_suffix(".json")
     now = {"checkpoint": checkpoint.name, "fingerprint": fingerprint(str(checkpoint))}
     if about.exists() and read_json(about) != now:
         raise SystemExit(f"{folder.parent} holds runs of another checkpoint: {read_json(about)}")
     if not folder.exists():
         export_checkpoint(checkpoint, folder)
-        file = folder / "config.json"
-        rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), DROPOUT)
-        file.write_text(json.dumps({**json.loads(file.read_text()), **rates}))
         write_json(about, now)
     return folder
 
@@ -73,7 +68,10 @@ def theirs(told: dict[str, Any], folder: Path) -> dict[str, float]:
     task = TASKS[told["task"]]
     tokenizer = transformers.AutoTokenizer.from_pretrained(told["checkpoint"])
     network = transformers.AutoModelForSequenceClassification.from_pretrained(
-        told["checkpoint"], num_labels=len(task.labels) or 1
+        told["checkpoint"],
+        num_labels=len(task.labels) or 1,
+        hidden_dropout_prob=told["dropout"],
+        attention_probs_dropout_prob=told["dropout"],
     )
     splits = {split: _encoded(told, tokenizer, split) for split in ("train", "validation")}
     # By itself the Trainer would leave biases and norms without decay.
@@ -134,8 +132,7 @@ def _encoded(told: dict[str, Any], tokenizer: Any, split: str) -> list[dict[str,
 def settings_of(task: str, seed: int, checkpoint: Path) -> dict[str, Any]:
     """Returns what a job of `rrr glue` is told."""
     cell = find_protocol("quick", SETTINGS).tasks[task]
-    names = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup_fraction")
-    told = {name: getattr(cell, name) for name in (*names, "max_length", "precision", "max_steps")}
+    told = {name: value for name, value in vars(cell).items() if name != "seeds"}
     about = {"task": task, "seed": seed, "checkpoint": str(checkpoint), "start": "checkpoint"}
     more = {"data": str(data_folder() / "glue"), "save_network": False, "predict_test": False}
     return {**told, **about, **more}

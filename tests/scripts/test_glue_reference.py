@@ -65,7 +65,6 @@ def test_scores_and_logs_of_all_runs_are_left(
 
     def export(checkpoint: Path, folder: Path) -> None:
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
 
     def run(told: dict[str, Any], folder: Path) -> dict[str, float]:
         called.append(folder)
@@ -109,8 +108,10 @@ def test_both_are_trained_by_the_same_settings(
     pytest.importorskip("accelerate", reason="the Trainer of transformers needs it")
     monkeypatch.setenv("RRR_DATA", str(tmp_path))
     write_parquet(tmp_path / "glue", task, train=64, other=9)
-    told = script.settings_of(task, 1, write_body(tmp_path / "body"))
-    assert (told["max_length"], told["learning_rate"]) == (script.LENGTH, 1e-3)
+    told = script.settings_of(
+        task, 1, write_body(tmp_path / "body", max_position_embeddings=64, hidden_dropout_prob=0.0)
+    )
+    assert (told["max_length"], told["learning_rate"], told["dropout"]) == (64, 3e-4, 0.1)
     (tmp_path / "a").mkdir()
     ours, found = steps_of(lambda: script.ours(told, tmp_path / "a"))
     theirs, reference = steps_of(lambda: script.theirs(told, tmp_path / "b"))
@@ -125,7 +126,7 @@ def test_both_are_trained_by_the_same_settings(
         for name in ("lr", "betas", "eps", "weight_decay"):
             values = [each[name] for each in (*mine, *other)]
             assert all(value == pytest.approx(values[0], rel=1e-6) for value in values), name
-    assert max(group["lr"] for groups in ours for group in groups) == pytest.approx(1e-3)
+    assert max(group["lr"] for groups in ours for group in groups) == pytest.approx(3e-4)
 
 
 def steps_of(run: Callable[[], dict[str, float]]) -> tuple[list[list[dict[str, Any]]], Any]:
