@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,6 +68,7 @@ def check_results(
     second: Record,
     folders: tuple[Path, Path],
     rows: Mapping[str, tuple[int, int]],
+    data_sha256: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Refuses results that cannot be set side by side, as far as is known before any job.
 
@@ -76,14 +77,17 @@ def check_results(
         second: The evaluation that is judged.
         folders: The folders of both.
         rows: Rows to train and to judge on of the tasks that the second one has yet to run.
+        data_sha256: What tells their texts and labels from others, by split.
 
     Raises:
-        InputError: A common task, or the run of MNLI that it starts from, had other numbers of rows
-            in the first one, or predictions of common runs cannot be read.
+        InputError: A common task, or the run of MNLI that it starts from, had other rows in the
+            first one, or predictions of common runs cannot be read.
     """
     finished = second.results(folders[1]).tasks
     starts = [each.start for each in finished if each.start is not None]
     known = {**{each.task: _rows(each) for each in (*starts, *finished)}, **rows}
+    contents = {each.task: each.data_sha256 for each in (*starts, *finished)}
+    contents |= {task: [content] for task, content in data_sha256.items()}
     runs = {(each.task, seed) for each in finished for seed in each.scores}
     for result in first.results(folders[0]).tasks:
         if result.task not in second.tasks:
@@ -91,6 +95,7 @@ def check_results(
         for each in (result, result.start):
             if each is not None:
                 _check_rows(each, known.get(each.task), folders[0])
+                _check_contents(each, contents.get(each.task, []), folders[0])
         for seed in result.scores:
             if seed in second.tasks[result.task].seeds:
                 read_predictions(folders[0], result.task, seed)
@@ -111,6 +116,16 @@ def _check_rows(before: TaskResult, now: tuple[int, int] | None, folder: Path) -
             f"{before.trained_rows} rows to train and {before.judged_rows} to judge on",
             f"{now[0]} and {now[1]}",
         )
+
+
+def _check_contents(before: TaskResult, now: Iterable[Mapping[str, str]], folder: Path) -> None:
+    """Refuses other texts or labels, where both sides have recorded them."""
+    for split in {split for each in before.data_sha256 for split in each}:
+        found, wanted = (
+            {each[split] for each in side if split in each} for side in (before.data_sha256, now)
+        )
+        if found and wanted and found != wanted:
+            _refuse(folder, f"other data of {before.task}: texts or labels", split, "the same")
 
 
 def _check_start(first: Record, second: Record, folder: Path) -> None:

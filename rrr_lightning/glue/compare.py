@@ -42,8 +42,7 @@ class Difference:
         value: The difference of the scores.
         rows_variance: Variance of the value over draws of the validation rows; with several seeds
             without what is in the variance over seeds as well.
-        seeds_variance: The same over draws of the seeds, as far as it is known; at least what a
-            seed varies by over draws of rows on its own.
+        seeds_variance: The same over draws of the seeds, as far as it is known.
         freedom: Degrees of freedom of the variance over seeds.
         seeds: Number of pairs of runs; of an average, the least of its tasks.
         one_start: Whether all seeds of a task started from one run of MNLI.
@@ -142,29 +141,29 @@ def _difference(task: str, pairs: Sequence[tuple[Mapping[str, Array], ...]]) -> 
         for _ in range(RESAMPLES)
     ]
     count = len(by_seed)
-    common, own = _rows_variances(np.array(drawn))
-    # Few seeds can be alike by chance, down to the last row: their variance is no less than this.
-    spread = max(float(np.var(by_seed, ddof=1)), own) / count if count > 1 else 0.0
-    return Difference(task, float(np.mean(by_seed)), common, spread, count - 1, count)
+    spread = float(np.var(by_seed, ddof=1)) / count if count > 1 else 0.0
+    rows = _rows_variance(np.array(drawn), spread)
+    return Difference(task, float(np.mean(by_seed)), rows, spread, count - 1, count)
 
 
-def _rows_variances(drawn: Array) -> tuple[float, float]:
-    """The variances, over draws of rows, of what all seeds have in common and of a seed's own part.
+def _rows_variance(drawn: Array, spread: float) -> float:
+    """The variance, over draws of rows, of what the variance over seeds does not hold.
 
-    The mean of n seeds varies by the common part and an n-th of the other, which the variance over
-    seeds holds already.
+    A seed varies over draws of rows by a part that all have in common and by one of its own; the
+    mean of n seeds by the common part and an n-th of the other. The other is in the variance over
+    seeds already, unless the seeds are more alike by chance than that.
 
     Args:
         drawn: Differences of shape [draws, seeds].
+        spread: The variance of their mean over seeds.
     """
     count = drawn.shape[1]
     of_mean = float(np.var(np.mean(drawn, axis=1), ddof=1))
     if count == 1:
-        return of_mean, 0.0
+        return of_mean
     of_seed = float(np.mean(np.var(drawn, axis=0, ddof=1)))
-    own: float = max(0.0, of_seed - of_mean) * count / (count - 1)
-    common: float = max(0.0, of_mean - own / count)
-    return common, own
+    own = max(0.0, of_seed - of_mean) / (count - 1)
+    return max(0.0, of_mean - own) + max(0.0, own - spread)
 
 
 def _averages(tasks: Sequence[Difference]) -> list[Difference]:

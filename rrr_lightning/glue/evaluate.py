@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.checks import check_finished, check_running, check_start
 from rrr_lightning.glue.comparable import check_comparable, check_results
-from rrr_lightning.glue.plan import (
-    Plan,
-    Run,
-    check_finished,
-    check_running,
-    check_start,
-    chosen_tasks,
-    make_plan,
-    write_settings,
-)
+from rrr_lightning.glue.plan import Plan, Run, chosen_tasks, make_plan, write_settings
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_report
@@ -83,7 +75,7 @@ def evaluate(
         check_comparable(before, merged, other)
         check_finished(before.runs(other), before.fingerprint, "--compare")
     plan = _plan(merged, names, table, home)
-    check_start(plan)
+    check_start(plan, merged.runs(home))
     known: dict[str, Any] = {}
     places = None
     if plan.left:
@@ -97,7 +89,8 @@ def evaluate(
         for note in plan.notes:
             say(note + "\n")
     if other is not None:
-        check_results(before, merged, (other, home), known.get("rows", {}))
+        now = (known.get("rows", {}), known.get("data_sha256", {}))
+        check_results(before, merged, (other, home), *now)
     if archive is not None:
         check_writable(archive)
     with hold(home) as held:

@@ -19,7 +19,7 @@ PARTS = (".json", ".safetensors", ".bin", ".txt", ".model")  # of a Hugging Face
 
 
 def fingerprint(checkpoint: str) -> str:
-    """Returns what tells a checkpoint from others: a hash of its content, or a hub id's revision.
+    """Returns what tells a checkpoint from others: a hash of its content, or a hub id.
 
     Of a folder, the files count that make the model and the tokenizer: what else is written into
     it, or below it, changes nothing.
@@ -37,7 +37,7 @@ def fingerprint(checkpoint: str) -> str:
         raise InputError(
             "no such file or folder", key="--checkpoint", found=checkpoint, accepted=CHECKPOINTS
         )
-    return _revision(checkpoint)
+    return checkpoint
 
 
 def is_same(checkpoint: str, before: str, now: str) -> bool:
@@ -47,18 +47,6 @@ def is_same(checkpoint: str, before: str, now: str) -> bool:
     """
     path = Path(checkpoint).expanduser()
     return before == now or (path.is_dir() and before == _hash(path, path.rglob("*")))
-
-
-def _revision(name: str) -> str:
-    """A hub id with the revision that would be loaded; alone where there is none, or no network."""
-    from transformers.utils import cached_file
-    from transformers.utils.hub import extract_commit_hash
-
-    try:
-        found = extract_commit_hash(cached_file(name, "config.json"), None)
-    except OSError:  # said when it is loaded
-        found = None
-    return name if found is None else f"{name}@{found}"
 
 
 def _check_no_run(folder: Path) -> None:

@@ -66,7 +66,7 @@ def look_at(runs: Sequence[Run], checkpoint: str, places: Places) -> Seen:
     rows, data_sha256 = {}, {}
     with _in_words_of_the_command_line(), torch.random.fork_rng(devices=[]):
         with _in_words_of_the_command_line(CHECKPOINTS), _without_warnings():
-            model = _network(checkpoint)
+            model = _network(checkpoint, settings_of(runs[0].settings).dropout)
         for run in {run.task: run for run in runs}.values():
             data = make_data(run.settings)
             _check_fit(model, data)
@@ -75,10 +75,10 @@ def look_at(runs: Sequence[Run], checkpoint: str, places: Places) -> Seen:
     return Seen(rows, data_sha256, _samples_per_second(model, places))
 
 
-def _network(checkpoint: str) -> TextClassifier:
+def _network(checkpoint: str, dropout: float | None) -> TextClassifier:
     """The network to fine-tune; a path that is not there is not only no model of the hub."""
     try:
-        return TextClassifier(checkpoint)
+        return TextClassifier(checkpoint, dropout=dropout)
     except InputError as error:
         unknown = f"hf:{checkpoint} cannot be loaded"
         if unknown not in str(error) or Path(checkpoint).expanduser().exists():

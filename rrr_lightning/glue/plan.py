@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rrr_lightning.data.glue_tasks import TASKS, find_task
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.jobs import Job
-from rrr_lightning.jobs.process import MARKER, read_json, still_running, write_json
+from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"
@@ -161,90 +160,6 @@ def make_plan(
     return Plan(tuple(runs), tuple(jobs), tuple(notes))
 
 
-def check_start(plan: Plan) -> None:
-    """Refuses a plan in which runs would start from a finished one that has kept no network.
-
-    Raises:
-        InputError: There is one, as in folders of earlier versions.
-    """
-    folders = {run.name: run.folder for run in plan.runs}
-    for source in {folders[name] for job in plan.jobs if not job.finished for name in job.needs}:
-        if (source / MARKER).exists() and not (source / NETWORK).exists():
-            raise InputError(
-                "a finished run of MNLI has kept no network that tasks could start from",
-                key="--out",
-                found=str(source),
-                accepted="the same call once it is removed, and the folders of the runs that "
-                "started from it",
-            )
-
-
-def check_running(plan: Plan) -> None:
-    """Refuses other settings for a job that still runs by those of an earlier call.
-
-    Jobs on a cluster outlive a runner that was killed.
-
-    Raises:
-        InputError: There is one.
-    """
-    for run in plan.left:
-        names = _told_otherwise(run)
-        note = still_running(run.folder) if names else None
-        if note is not None:
-            raise InputError(
-                f"{run.name} is still run by the settings of an earlier call, with another "
-                + " and ".join(names),
-                key="--out",
-                found=f"process {note.get('group', note.get('pid'))} on {note.get('host')}",
-                accepted="the same call after that one has ended, or the earlier settings",
-            )
-
-
-def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
-    """Refuses a finished run that was trained by other settings than were planned.
-
-    Results of earlier versions, which do not say how they were trained, are trusted. So is a run
-    that started from MNLI if the network is gone.
-
-    Args:
-        runs: All runs, as the record of their folder has them.
-        fingerprint: What tells their checkpoint from others.
-        key: The option that names the folder.
-
-    Raises:
-        InputError: There is one.
-    """
-    starts: dict[Path, str] = {}
-    for run in runs:
-        if not (run.folder / MARKER).exists():
-            continue
-        left = read_json(run.folder / MARKER)["result"]
-        start = Path(run.settings["checkpoint"])
-        if left.get("start_sha256") is not None and start.exists():
-            starts.setdefault(start, sha256_of(start))
-            if left["start_sha256"] != starts[start]:
-                raise InputError(
-                    f"{run.name} started from another run of MNLI than the one that is there now",
-                    key=key,
-                    found=str(start),
-                    accepted=f"the same call once {run.folder} is removed",
-                )
-        before = {"fingerprint": left.get("fingerprint") or fingerprint, **left.get("settings", {})}
-        now = {**run.settings, "fingerprint": fingerprint}
-        other = {name: value for name, value in before.items() if now.get(name, value) != value}
-        if other:
-            planned = {name: now[name] for name in other}
-            gone = f"{run.folder} is removed"
-            if run.is_start:
-                gone += ", and the folders of the runs that started from it"
-            raise InputError(
-                f"{run.name} was trained by other settings than those of its folder",
-                key=key,
-                found=other,
-                accepted=f"{planned}, or the same call once {gone}",
-            )
-
-
 def write_settings(plan: Plan) -> None:
     """Writes what the jobs that have not finished are told.
 
@@ -255,22 +170,24 @@ def write_settings(plan: Plan) -> None:
     for run, job in zip(plan.runs, plan.jobs, strict=True):
         if run.name not in left:
             continue
-        changed = not TRAINED_BY.isdisjoint(_told_otherwise(run))
+        changed = not TRAINED_BY.isdisjoint(told_otherwise(run))
         if changed or not left.isdisjoint(job.needs):
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
         run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / SETTINGS, dict(run.settings))
 
 
-def _told_otherwise(run: Run) -> list[str]:
+def told_otherwise(run: Run) -> list[str]:
     """What a job's settings file, if there is one, says otherwise than the plan.
 
-    Where a checkpoint lies does not matter. Earlier versions did not write its fingerprint.
+    Where a checkpoint lies does not matter. Earlier versions did not write what tells it and the
+    data from others.
     """
     path = run.folder / SETTINGS
     if not path.exists():
         return []
-    before = {"fingerprint": run.settings.get("fingerprint"), **read_json(path)}
+    later = {name: run.settings.get(name) for name in ("fingerprint", "data_sha256")}
+    before = {**later, **read_json(path)}
     return [
         name
         for name, value in run.settings.items()

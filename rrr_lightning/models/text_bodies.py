@@ -161,6 +161,9 @@ def build_classifier(body: TextBody, num_classes: int, dropout: float | None = N
 
     values = {name: value for name, value in body.config.items() if name != "model_type"}
     values |= {"num_labels": num_classes, "problem_type": None}
+    if values.get("pad_token_id") is None and body.vocabulary is not None:
+        # Decoders look for the last token before the padding, which some configurations leave out.
+        values["pad_token_id"] = body.vocabulary.special_token_ids.get("pad_token")
     try:
         config = transformers.AutoConfig.for_model(body.config["model_type"], **values)
         if dropout is not None:
@@ -182,7 +185,7 @@ def _dropouts(config: Any) -> list[str]:
     return [
         name
         for name, value in config.to_dict().items()
-        if _DROPOUT.search(name) and isinstance(value, int | float)
+        if _DROPOUT.search(name) and isinstance(value, int | float) and not isinstance(value, bool)
     ]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC_SPLIT, TASKS
 from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.plan import Plan, make_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.record import Record, make_record
 from rrr_lightning.glue.scores import GLUE, REPORTED
@@ -50,6 +52,7 @@ def finish(
     quality: float,
     subset: bool = False,
     computed: tuple[str, str] = ("cpu", "32-true"),
+    data_sha256: dict[str, str] | None = None,
 ) -> None:
     """Leaves in a job's folder what its job would."""
     folder.mkdir(parents=True)
@@ -66,7 +69,7 @@ def finish(
     rows = {**official, "train": 1000} if subset else official
     result = {"metrics": metrics, "rows": rows, "official_rows": official, "steps": 1, "seconds": 1}
     device, precision = computed
-    result |= {"device": device, "precision": precision}
+    result |= {"device": device, "precision": precision, "data_sha256": data_sha256 or {}}
     write_json(folder / MARKER, {"result": result})
 
 
@@ -84,6 +87,7 @@ def evaluation(
     seeds: tuple[int, ...] = (1, 2, 3),
     subset: tuple[str, ...] = (),
     protocol: Protocol | None = None,
+    data_sha256: dict[str, str] | None = None,
 ) -> Record:
     """Makes the folder of a finished evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,5 +97,16 @@ def evaluation(
     record.write(folder)
     for task in tasks:
         for seed in seeds:
-            finish(folder / "jobs" / f"{task}-{seed}", task, seed, quality, task in subset)
+            home = folder / "jobs" / f"{task}-{seed}"
+            finish(home, task, seed, quality, task in subset, data_sha256=data_sha256)
     return record
+
+
+def small_plan(
+    folder: Path, fingerprint: str | None = "abc", data_sha256: Any = None, **settings: object
+) -> Plan:
+    """Plans one run of RTE after one of MNLI, and one of CoLA."""
+    table = find_protocol("published", settings, seeds=[1])
+    tasks = ("rte", "cola")
+    known: Any = {"fingerprint": fingerprint, "data_sha256": data_sha256}
+    return make_plan(tasks, table, "a", "data", folder, mnli_seed=1, **known)

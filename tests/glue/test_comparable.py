@@ -114,19 +114,19 @@ ROWS = {"rte": (2490, 277), "cola": (8551, 1043), "mnli": (392_702, 19_647)}
 
 def test_results_of_the_same_data_are_accepted(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path)
-    check_results(first, second, folders, ROWS)
+    check_results(first, second, folders, ROWS, {})
     # Of a task that is not looked at, nothing is known yet.
-    check_results(first, second, folders, {})
+    check_results(first, second, folders, {}, {})
     # Nor does it matter what is not compared.
     (folders[0] / "jobs" / "cola-1" / PREDICTIONS).unlink()
     few = dataclasses.replace(second, tasks={"rte": second.tasks["rte"]})
-    check_results(first, few, folders, ROWS)
+    check_results(first, few, folders, ROWS, {})
 
 
 def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path)
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, {**ROWS, "rte": (2490, 100)})
+        check_results(first, second, folders, {**ROWS, "rte": (2490, 100)}, {})
     line = (
         f"--compare: {folders[0]} has other data of rte; found '2490 rows to train and 277 to "
         "judge on'; accepted: "
@@ -135,15 +135,33 @@ def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
     # What has finished here is known without a look at the data.
     evaluation(folders[1], ("rte",), seeds=(1,), subset=("rte",))
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, {})
+        check_results(first, second, folders, {}, {})
     assert str(refused.value) == f"{line}1000 and 277"
+
+
+def test_other_texts_under_the_same_path_are_refused(tmp_path: Path) -> None:
+    first, second, folders = two(tmp_path, data_sha256={"train": "a"})
+    check_results(first, second, folders, {}, {"rte": {"train": "a"}})
+    with pytest.raises(InputError) as refused:
+        check_results(first, second, folders, {}, {"rte": {"train": "b"}})
+    assert str(refused.value) == (
+        f"--compare: {folders[0]} has other data of rte: texts or labels; found 'train'; accepted: "
+        "the same"
+    )
+    # What has finished here is known without a look at the data.
+    evaluation(folders[1], ("cola",), seeds=(1,), data_sha256={"train": "b"})
+    with pytest.raises(InputError, match="has other data of cola: texts or labels"):
+        check_results(first, second, folders, {}, {})
+    # Earlier versions did not record it.
+    first, second, folders = two(tmp_path / "earlier")
+    check_results(first, second, folders, {}, {"rte": {"train": "b"}})
 
 
 def test_another_start_under_the_same_path_is_refused(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path, ("rte",), protocol=find_protocol(seeds=(1, 2)))
     made.finish(folders[0] / "jobs" / "mnli-1", "mnli", 1, 0.8, subset=True)
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, ROWS)
+        check_results(first, second, folders, ROWS, {})
     assert str(refused.value) == (
         f"--compare: {folders[0]} has other data of mnli; found '1000 rows to train and 19647 to "
         "judge on'; accepted: 392702 and 19647"
@@ -162,7 +180,7 @@ def test_predictions_that_cannot_be_read_are_refused(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, ROWS)
+        check_results(first, second, folders, ROWS, {})
     assert str(refused.value) == (
         f"--compare: the predictions of rte-1 cannot be read; found '{path}'; accepted: two whole "
         "folders that `rrr glue --out` wrote"

@@ -106,6 +106,9 @@ def test_tasks_start_from_the_mnli_of_an_earlier_call(body: str, data: str, tmp_
     with pytest.raises(InputError, match=r"--out: a finished run of MNLI has kept .*jobs/mnli-19'"):
         run(body, data, out, "rte", protocol="quick", settings=more)
     shutil.rmtree(out / "jobs" / "mnli-19")
+    with pytest.raises(InputError, match=r"--out: rte-5 started from a run of MNLI that is gone"):
+        run(body, data, out, "rte", protocol="quick", settings=more)
+    shutil.rmtree(out / "jobs" / "rte-5")
     _, text = run(body, data, out, "rte", protocol="quick", settings=more)
     assert "\n2 jobs run" in text
 

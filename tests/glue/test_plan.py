@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,16 @@ import pytest
 from rrr_lightning.checkpointing import last_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.plan import (
-    NETWORK,
     SETTINGS,
     Plan,
-    check_finished,
-    check_running,
-    check_start,
     chosen_tasks,
     make_plan,
     write_settings,
 )
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.jobs.locks import Lock
-from rrr_lightning.jobs.process import LOCK, MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, read_json
+from tests.glue.made import small_plan
 
 
 def plan_of(tasks: str, protocol: Protocol | None = None, **settings: object) -> Plan:
@@ -81,15 +76,6 @@ def test_a_finished_run_of_mnli_is_not_announced_as_one_to_come(tmp_path: Path) 
     (folder / MARKER).touch()
     plan = make_plan(("rte",), find_protocol(), "a", "data", tmp_path, mnli_seed=4)
     assert plan.notes == ("rte start from the finished run of MNLI with seed 4.",)
-    with pytest.raises(InputError) as refused:
-        check_start(plan)
-    assert str(refused.value) == (
-        "--out: a finished run of MNLI has kept no network that tasks could start from; "
-        f"found '{folder}'; accepted: the same call once it is removed, and the folders of the "
-        "runs that started from it"
-    )
-    (folder / NETWORK).touch()
-    check_start(plan)
 
 
 def test_what_other_settings_have_trained_is_removed(tmp_path: Path) -> None:
@@ -116,10 +102,22 @@ def test_what_other_settings_have_trained_is_removed(tmp_path: Path) -> None:
     assert read_json(tmp_path / "jobs" / "cola-1" / SETTINGS)["learning_rate"] == 1.0
 
 
-def small_plan(folder: Path, fingerprint: str | None = "abc", **settings: object) -> Plan:
-    table = find_protocol("published", settings, seeds=[1])
-    tasks = ("rte", "cola")
-    return make_plan(tasks, table, "a", "data", folder, mnli_seed=1, fingerprint=fingerprint)
+def test_what_other_data_have_trained_is_removed(tmp_path: Path) -> None:
+    def write(content: str | None) -> bool:
+        known = None if content is None else {"cola": {"train": content}}
+        write_settings(small_plan(tmp_path, data_sha256=known))
+        return kept.exists()
+
+    kept = last_checkpoint(tmp_path / "jobs" / "cola-1")
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert write(None)  # an earlier version did not tell the data from others
+    settings = kept.parents[1] / SETTINGS
+    assert "data_sha256" not in read_json(settings)
+    assert write("a")
+    assert read_json(settings)["data_sha256"] == {"train": "a"}
+    assert write("a")
+    assert not write("b")
 
 
 def test_what_another_checkpoint_has_trained_is_removed(tmp_path: Path) -> None:
@@ -131,71 +129,6 @@ def test_what_another_checkpoint_has_trained_is_removed(tmp_path: Path) -> None:
         write_settings(small_plan(tmp_path, fingerprint))
         assert read_json(last.parents[1] / SETTINGS)["fingerprint"] == fingerprint
         assert last.exists() == kept
-
-
-def test_the_settings_of_a_job_that_still_runs_stay(tmp_path: Path) -> None:
-    write_settings(small_plan(tmp_path, None))
-    lock = Lock(tmp_path / "jobs" / "cola-1" / LOCK)
-    assert lock.take({"host": "node1", "pid": 7, "group": 9, "runner": ""})
-    check_running(small_plan(tmp_path))
-    other = small_plan(tmp_path, cola={"learning_rate": 1.0, "epochs": 1})
-    with pytest.raises(InputError) as refused:
-        check_running(other)
-    assert str(refused.value) == (
-        "--out: cola-1 is still run by the settings of an earlier call, with another epochs and "
-        "learning_rate; found 'process 9 on node1'; accepted: the same call after that one has "
-        "ended, or the earlier settings"
-    )
-    lock.release()
-    check_running(other)
-
-
-def test_a_run_that_was_trained_by_other_settings_is_refused(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path)
-
-    def finish(name: str, **trained: object) -> Path:
-        folder = tmp_path / "jobs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARKER, {"result": {"metrics": {}, **trained}})
-        return folder
-
-    finish("cola-1")  # an earlier version
-    finish("rte-1", settings={"learning_rate": 1e-5, "of a later version": 1}, fingerprint="abc")
-    check_finished(plan.runs, "abc", "--out")
-    folder = finish("cola-1", settings={"learning_rate": 1.0, "max_steps": None})
-    with pytest.raises(InputError) as refused:
-        check_finished(plan.runs, "abc", "--out")
-    assert str(refused.value) == (
-        "--out: cola-1 was trained by other settings than those of its folder; found "
-        "{'learning_rate': 1.0}; accepted: {'learning_rate': 5e-05}, or the same call once "
-        f"{folder} is removed"
-    )
-    finish("cola-1")
-    finish("mnli-1", settings={}, fingerprint="xyz")
-    with pytest.raises(
-        InputError, match=r"found {'fingerprint': 'xyz'}; .*mnli-1 is removed, and the folders of"
-    ):
-        check_finished(plan.runs, "abc", "--compare")
-
-
-def test_a_run_that_started_from_another_run_of_mnli_is_refused(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path)
-    mnli, rte = (tmp_path / "jobs" / name for name in ("mnli-1", "rte-1"))
-    for folder in (mnli, rte):
-        folder.mkdir(parents=True)
-    (mnli / NETWORK).write_bytes(b"first")
-    start = hashlib.sha256(b"first").hexdigest()
-    write_json(rte / MARKER, {"result": {"metrics": {}, "start_sha256": start}})
-    check_finished(plan.runs, "abc", "--out")
-    (mnli / NETWORK).write_bytes(b"second")
-    with pytest.raises(InputError) as refused:
-        check_finished(plan.runs, "abc", "--out")
-    assert str(refused.value) == (
-        "--out: rte-1 started from another run of MNLI than the one that is there now; found "
-        f"'{mnli / NETWORK}'; accepted: the same call once {rte} is removed"
-    )
-    (mnli / NETWORK).unlink()
-    check_finished(plan.runs, "abc", "--out")
 
 
 def test_the_run_that_others_start_from_is_named() -> None:

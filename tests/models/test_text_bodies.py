@@ -132,8 +132,9 @@ def test_attention_drops_out_too(tmp_path: Path) -> None:
 
 def test_a_decoder_is_rebuilt_from_what_travels(tmp_path: Path) -> None:
     # It has no masked language model, only a classifier.
-    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=32, pad_token_id=0)
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=120)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)  # which knows the padding, as the configuration does not
     made = build(load_body(str(tmp_path), pretrained=True))
     again = build(load_body(plain_config(made.config), pretrained=False))
     again.load_state_dict(made.state_dict())
