@@ -87,7 +87,7 @@ def check_results(
     starts = [each.start for each in finished if each.start is not None]
     known = {**{each.task: _rows(each) for each in (*starts, *finished)}, **rows}
     contents = {each.task: each.data_sha256 for each in (*starts, *finished)}
-    contents |= {task: [content] for task, content in data_sha256.items()}
+    contents |= {task: [dict(content)] for task, content in data_sha256.items()}
     runs = {(each.task, seed) for each in finished for seed in each.scores}
     for result in first.results(folders[0]).tasks:
         if result.task not in second.tasks:

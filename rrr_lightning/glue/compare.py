@@ -163,7 +163,8 @@ def _rows_variance(drawn: Array, spread: float) -> float:
         return of_mean
     of_seed = float(np.mean(np.var(drawn, axis=0, ddof=1)))
     own = max(0.0, of_seed - of_mean) / (count - 1)
-    return max(0.0, of_mean - own) + max(0.0, own - spread)
+    rest: float = max(0.0, of_mean - own) + max(0.0, own - spread)
+    return rest
 
 
 def _averages(tasks: Sequence[Difference]) -> list[Difference]:
