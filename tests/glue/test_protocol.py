@@ -40,6 +40,7 @@ def test_the_published_table(task: str) -> None:
     )
     assert found == PUBLISHED[task]
     assert (cell.max_length, cell.warmup_fraction, cell.max_steps) == (256, 0.06, None)
+    assert cell.dropout == 0.1
 
 
 def test_every_protocol_knows_every_task() -> None:
@@ -145,6 +146,8 @@ def test_whole_numbers_are_read_to_the_last_digit() -> None:
         ),
         ({"rte": {"start": "mnl"}}, "rte.start: out of range; found 'mnl'; accepted: checkpoint"),
         ({"rte": {"warmup_fraction": 1}}, "accepted: a number in"),
+        ({"rte": {"dropout": 1}}, r"rte.dropout: out of range; found 1; accepted: null, or in \[0"),
+        ({"rte": {"dropout": False}}, "rte.dropout: out of range; found False"),
         ({"every_task": {"max_steps": 0}}, "--settings every_task.max_steps: out of range"),
         ({"mnli": {"start": "mnli"}}, "--settings mnli.start: cannot start from itself"),
         ({"rte": 3}, "--settings: not a table"),

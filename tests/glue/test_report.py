@@ -106,6 +106,7 @@ def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
     assert {(row["device"], row["precision"]) for row in settings_rows(text)} == {
         ("cpu", "32-true")
     }
+    assert {row["dropout"] for row in settings_rows(text)} == {"0.1"}
     assert "different ways" not in text
     finish_again(tmp_path, "rte", 2, ("cuda", "bf16-mixed"))
     text = markdown(record.results(tmp_path))
