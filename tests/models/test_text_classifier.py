@@ -310,8 +310,8 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path, glue: str, tokenizer: 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_a_dropout_out_of_range_is_refused(dropout: float) -> None:
     with pytest.raises(InputError, match=rf"model\.dropout: out of range; found {dropout}; accept"):
-        classifier(dropout=dropout)
-    assert classifier(dropout=0.25).network.config.hidden_dropout_prob == 0.25
+        TextClassifier("mini", dropout=dropout)
+    assert TextClassifier("mini", dropout=0.25).network.config.hidden_dropout_prob == 0.25
 
 
 def test_a_body_of_another_vocabulary_is_refused(tmp_path: Path, glue: str, tokenizer: str) -> None:
