@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from _runs import LOGS, data_folder, machine, run
+from scipy import stats
 
 from rrr_lightning.export import export_checkpoint
 
@@ -113,6 +117,27 @@ def keep(folder: Path, results: Path, files: Sequence[str]) -> None:
         (results / file).write_bytes(content.replace(f"{Path.cwd()}/".encode(), b""))
 
 
+def over_seeds(random: Path, pretrained: Path) -> dict[str, Any]:
+    """Returns the differences of the tasks' average, seed by seed, with a 95 % interval.
+
+    The interval is over seeds alone, for the validation rows as they are (Student's t).
+    """
+    before, after = (
+        json.loads((folder / "glue.json").read_text())["tasks"] for folder in (random, pretrained)
+    )
+    differences = {
+        seed: statistics.mean(
+            after[task]["scores"][seed] - before[task]["scores"][seed] for task in before
+        )
+        for seed in next(iter(before.values()))["scores"]
+    }
+    values = list(differences.values())
+    mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    interval = {"low": mean - half, "high": mean + half}
+    return {"by_seed": differences, "difference": mean, "standard_error": error, **interval}
+
+
 def main() -> None:
     """Runs what is missing, then copies the reports."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -131,6 +156,8 @@ def main() -> None:
         judge(student, tasks, pretrained, "--compare", str(random))
         keep(random, results / name / "random", REPORTS)
         keep(pretrained, results / name / "pretrained", (*REPORTS, *COMPARISON))
+        text = json.dumps(over_seeds(random, pretrained), indent=2)
+        (results / name / "over_seeds.json").write_text(text + "\n")
     (results / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
 
 
