@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,20 +10,12 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from rrr_lightning.jobs.process import write_json
-
-FOLDER = Path(__file__).parents[2] / "scripts" / "results"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("glue", FOLDER / "glue.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "glue", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("results/glue.py", monkeypatch)
 
 
 def test_seeds_are_paired_and_tasks_averaged(script: ModuleType, tmp_path: Path) -> None:

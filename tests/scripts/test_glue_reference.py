@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,20 +16,12 @@ from rrr_lightning.jobs.process import read_json
 from rrr_lightning.metrics_file import read_rows
 from tests.data.glue_files import write_parquet
 from tests.glue.tiny import write_body
-
-FOLDER = Path(__file__).parents[2] / "scripts" / "results"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("glue_reference", FOLDER / "glue_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "glue_reference", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("results/glue_reference.py", monkeypatch)
 
 
 def runs(script: ModuleType, shift: float) -> list[dict[str, Any]]:

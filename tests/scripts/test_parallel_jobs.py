@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,20 +13,12 @@ import pytest
 from rrr_lightning.glue.plan import SETTINGS
 from rrr_lightning.jobs import Failure, Job, Outcome, Places, find_places
 from rrr_lightning.jobs.process import read_json
-
-FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("parallel_jobs", FOLDER / "parallel_jobs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "parallel_jobs", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/parallel_jobs.py", monkeypatch)
 
 
 def test_the_two_ways_alternate_with_new_jobs(
