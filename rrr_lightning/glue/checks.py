@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
@@ -24,14 +25,14 @@ def check_start(plan: Plan, runs: Iterable[Run]) -> None:
     """
     left = {run.folder for run in plan.left}
     for run in runs:
-        if Path(run.settings["checkpoint"]).parent not in left or not _start_sha256(run):
-            continue
-        raise InputError(
-            f"{run.name} started from a run of MNLI that is gone",
-            key="--out",
-            found=str(run.folder),
-            accepted="the same call once the folders of all such runs are removed",
-        )
+        start = Path(run.settings["checkpoint"]).parent
+        if start in left and _result(run).get("start_sha256") is not None:
+            raise InputError(
+                f"{run.name} started from a run of MNLI that is gone",
+                key="--out",
+                found=str(run.folder),
+                accepted="the same call once the folders of all such runs are removed",
+            )
     folders = {run.name: run.folder for run in plan.runs}
     for source in {folders[name] for job in plan.jobs if not job.finished for name in job.needs}:
         if (source / MARKER).exists() and not (source / NETWORK).exists():
@@ -81,10 +82,10 @@ def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
     """
     starts: dict[Path, str] = {}
     for run in runs:
-        if not (run.folder / MARKER).exists():
+        left = _result(run)
+        if not left:
             continue
-        left = read_json(run.folder / MARKER)["result"]
-        start, started = Path(run.settings["checkpoint"]), _start_sha256(run)
+        start, started = Path(run.settings["checkpoint"]), left.get("start_sha256")
         if started is not None and start.exists():
             if start not in starts:
                 starts[start] = sha256_of(start)
@@ -111,10 +112,8 @@ def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
             )
 
 
-def _start_sha256(run: Run) -> str | None:
-    """What tells the network that a finished run started from, where it was not the checkpoint."""
+def _result(run: Run) -> dict[str, Any]:
+    """What a run has left; nothing if it has not finished."""
     marker = run.folder / MARKER
-    if not marker.exists():
-        return None
-    found: str | None = read_json(marker)["result"].get("start_sha256")
+    found: dict[str, Any] = read_json(marker)["result"] if marker.exists() else {}
     return found
