@@ -5,6 +5,9 @@
 Two stages of pre-training, then `rrr glue` on both networks; what is finished is kept, so the
 command can be repeated. Reports and comparisons go into the results folder. Text and tasks are
 found in `$RRR_DATA/text` and `$RRR_DATA/glue`.
+
+The pretrained network is ahead on the small tasks if the interval in `small/over_seeds.json` lies
+above 0: fixed, with all settings, before the run that is reported.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ NETWORK = {
     "max_position_embeddings": 256,
     "initializer_range": 0.06,
 }
+# Of both stages, and of the random weights.
+SEED = 23
 BOTH_STAGES = (
+    *("--seed_everything", str(SEED)),
     *("--model.vocabulary_size", "8192"),
     *("--trainer.precision", "bf16-mixed"),
     *("--data.mode", "pack"),
@@ -54,8 +60,8 @@ FIRST_STAGE = (
     *(word for name, value in NETWORK.items() for word in (f"--model.network.{name}", str(value))),
 )
 SECOND_STAGE = (
-    *("--trainer.max_steps", "30000"),
-    *("--trainer.val_check_interval", "3000"),
+    *("--trainer.max_steps", "12000"),
+    *("--trainer.val_check_interval", "2000"),
     *("--model.pretrained", "true"),
     *("--model.learning_rate", "0.001"),
     *("--data.sequence_length", "128"),
@@ -63,7 +69,7 @@ SECOND_STAGE = (
 )
 # The quick protocol's 1e-4 is too low for networks as narrow as this one; 5e-4 was taken for one
 # half as wide.
-MANY = {"seeds": [19, 8364, 717, 10536, 90166, 1, 2, 3]}
+MANY = {"seeds": list(range(101, 115))}
 SHORT = {"max_steps": 300, "seeds": [1, 2, 3]}
 SETTINGS = {
     "every_task": {"max_length": LENGTH, "learning_rate": 3e-4},
@@ -91,7 +97,7 @@ def with_new_weights(start: Path, folder: Path) -> Path:
     """Returns a folder with the same network and tokenizer, and new weights."""
     if not folder.exists():
         shutil.copytree(start, folder)
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         config = transformers.AutoConfig.from_pretrained(folder)
         transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     return folder
