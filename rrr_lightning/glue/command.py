@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
             protocol=given.protocol,
             settings=given.settings,
             seeds=_seeds(given.seeds),
+            micro_batch_size=given.micro_batch_size,
             devices=given.devices,
             slurm=slurm_parameters(given.slurm),
             submission=given.submission,
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--protocol", default="published", help=", ".join(PROTOCOLS))
     add("--settings", help="a YAML file with cells of the protocol to replace, by task")
     add("--seeds", help="seeds for every task, such as 19,717")
+    add("--micro_batch_size", type=int, help="samples per forward pass, where memory is short")
     add("--devices", default="auto", help="auto, cpu, cpu:4, gpu, gpu:0,2, slurm or slurm:16")
     add("--slurm", help="parameters of the cluster, such as gpus_per_node=1,cpus_per_task=4")
     add("--submission", help="a zip file for predictions of the test splits")

@@ -1,12 +1,13 @@
 """Two checkpoints side by side: the difference per task, with an interval.
 
-Runs of the same task and seed have seen the same data in the same order, and were judged on the
-same rows, so differences are taken within pairs. Two sources of chance are added up: which rows the
-validation split happens to have (a bootstrap over rows, the same rows for both checkpoints), and
-which seeds were drawn (the variance of the differences over seeds). Which rows a seed gets right by
-chance of its own is in both, and counts once. With one seed the second cannot be known; the
-interval is then marked as one over rows alone, and is too narrow. Where all seeds start from one
-run of MNLI, the chance in that run is not known either, and the interval says so.
+Runs of the same task and seed have seen the same data, in the same order where the tokenizers are
+the same, and were judged on the same rows, so differences are taken within pairs. Two sources of
+chance are added up: which rows the validation split happens to have (a bootstrap over rows, the
+same rows for both checkpoints), and which seeds were drawn (the variance of the differences over
+seeds). Which rows a seed gets right by chance of its own is in both, and counts once. With one seed
+the second cannot be known; the interval is then marked as one over rows alone, and is too narrow.
+Where all seeds start from one run of MNLI, the chance in that run is not known either, and the
+interval says so.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ def evaluate(
     protocol: str = "published",
     settings: str | Path | Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
+    micro_batch_size: int | None = None,
     devices: str = "auto",
     slurm: Mapping[str, Any] | None = None,
     submission: str | Path | None = None,
@@ -47,6 +48,9 @@ def evaluate(
         protocol: `published`, `quick` or `single`.
         settings: Cells of the protocol to replace; see `find_protocol`.
         seeds: Seeds for every task, instead of the protocol's.
+        micro_batch_size: The most samples per forward pass, for devices with little memory;
+            gradients are accumulated, and the steps stay those of the protocol. By default all
+            samples of a step.
         devices: Where to run; see `find_places`.
         slurm: Parameters of the cluster.
         submission: A zip file for test predictions.
@@ -74,7 +78,8 @@ def evaluate(
         before = read_record(other, "--compare")
         check_comparable(before, merged, other)
         check_finished(before.runs(other), before.fingerprint, "--compare")
-    plan = _plan(merged, names, table, home)
+    asked = (names, table, home, micro_batch_size)
+    plan = _plan(merged, *asked)
     check_start(plan, merged.runs(home))
     known: dict[str, Any] = {}
     places = None
@@ -96,7 +101,7 @@ def evaluate(
     with hold(home) as held:
         # Once more: another call may have written here while this one looked at its data.
         merged = merge(record, home)
-        plan = _plan(merged, names, table, home, **known)
+        plan = _plan(merged, *asked, **known)
         check_running(plan)
         merged.write(home)
         write_settings(plan)
@@ -115,7 +120,12 @@ def evaluate(
 
 
 def _plan(
-    record: Record, tasks: Sequence[str], protocol: Protocol, home: Path, **known: Any
+    record: Record,
+    tasks: Sequence[str],
+    protocol: Protocol,
+    home: Path,
+    micro_batch_size: int | None,
+    **known: Any,
 ) -> Plan:
     """Plans from what a call says alone, or with what is known of its data and network."""
     return make_plan(
@@ -125,6 +135,7 @@ def _plan(
         record.data,
         home,
         predict_test=record.predict_test,
+        micro_batch_size=micro_batch_size,
         mnli_seed=record.mnli_seed,
         fingerprint=record.fingerprint,
         **known,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rrr_lightning.checkpointing import (
@@ -44,7 +45,11 @@ from rrr_lightning.models.text_classifier import TextClassifier
 SAVE_EVERY_STEPS = 1000
 EVAL_BATCH_SIZE = 64
 LINES = 20
-TERMINATED = 128 + signal.SIGTERM
+FAILED, WRONG_INPUT, TERMINATED = 1, 2, 128 + signal.SIGTERM
+
+
+class Diverged(InputError):
+    """The training has diverged, which it would do again."""
 
 
 def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -55,8 +60,8 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: Where to write.
 
     Raises:
-        InputError: Checkpoint or data are not those that the settings are for, or the training has
-            diverged.
+        InputError: Checkpoint or data are not those that the settings are for, or cannot be read.
+        Diverged: A prediction is not finite.
     """
     start = time.monotonic()
     data = make_data(told)
@@ -157,6 +162,7 @@ def make_data(told: Mapping[str, Any]) -> GlueDataModule:
         told["data"],
         max_length=settings.max_length,
         global_batch_size=settings.batch_size,
+        micro_batch_size=told.get("micro_batch_size"),
         eval_batch_size=EVAL_BATCH_SIZE,
         seed=told["seed"],
     )
@@ -201,7 +207,8 @@ def _trainer(told: Mapping[str, Any], folder: Path, steps: int, first_step: int)
         log_every_n_steps=max(1, steps // 200),
         logger=MetricsFile(folder, first_step),
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        # One process, also where SLURM has given several to the command that runs the jobs.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=folder,
         enable_checkpointing=is_long,
         enable_progress_bar=False,
@@ -212,14 +219,20 @@ def _trainer(told: Mapping[str, Any], folder: Path, steps: int, first_step: int)
 class _Lines(Callback):
     """Prints a line now and then, for whoever reads the log of the job."""
 
+    def __init__(self) -> None:
+        self._step = 0
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints the step and the loss."""
+        if trainer.global_step == self._step:  # a micro-batch within a step
+            return
+        self._step = trainer.global_step
         every = max(1, trainer.max_steps // LINES)
         loss = trainer.callback_metrics.get("train/loss")
-        if trainer.global_step % every == 0 and loss is not None:
-            print(f"step {trainer.global_step}/{trainer.max_steps}, loss {float(loss):.4f}")
+        if self._step % every == 0 and loss is not None:
+            print(f"step {self._step}/{trainer.max_steps}, loss {float(loss):.4f}")
 
 
 def _validation(
@@ -243,7 +256,7 @@ def _predict(
     logits_BK = data.in_row_order(split, [batch.float().cpu() for batch in batches])
     broken = int((~logits_BK.isfinite()).any(dim=1).sum())
     if broken:
-        raise InputError(
+        raise Diverged(
             f"the training has diverged: {broken} of {len(logits_BK)} predictions on {split} are "
             "not finite",
             key=f"--settings {data.task}.learning_rate",
@@ -278,7 +291,8 @@ def main() -> None:
         sys.exit(TERMINATED)
     except InputError as error:
         sys.stderr.write(f"rrr: error: {error}\n")
-        sys.exit(2)
+        # It was accepted before the job began: a hub that does not answer may do so next time.
+        sys.exit(WRONG_INPUT if isinstance(error, Diverged) else FAILED)
 
 
 if __name__ == "__main__":

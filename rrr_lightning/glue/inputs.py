@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rrr_lightning.data.glue import GlueDataModule
+from rrr_lightning.data.sampling import BatchPlan
 from rrr_lightning.data.stored_tokenizer import tokenizer_from
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.fine_tune import make_data, settings_of
@@ -34,6 +35,7 @@ OPTIONS = {
     "model.body:": "--checkpoint:",
     "data.tokenizer:": "--checkpoint:",
     "data.source:": "--data:",
+    "data.micro_batch_size:": "--micro_batch_size:",
 }
 
 
@@ -101,6 +103,7 @@ def _count(data: GlueDataModule, run: Run) -> tuple[int, int]:
             found=batch_size,
             accepted=f"at most {rows['train']}",
         )
+    BatchPlan(batch_size, data.micro_batch_size)  # refuses what does not divide a step
     return rows["train"], sum(rows.values()) - rows["train"]
 
 
@@ -120,7 +123,7 @@ def _check_fit(model: TextClassifier, data: GlueDataModule) -> None:
             "is longer than the network's positions",
             key=f"--settings {data.task}.max_length",
             found=data.max_length,
-            accepted=f"at most {longest}",
+            accepted=f"at most {longest}, as by every_task: {{max_length: {longest}}}",
         )
 
 

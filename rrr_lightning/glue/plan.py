@@ -99,6 +99,7 @@ def make_plan(
     data_sha256: Mapping[str, Mapping[str, str]] | None = None,
     samples_per_second: float = 100.0,
     predict_test: bool = False,
+    micro_batch_size: int | None = None,
     mnli_seed: int | None = None,
     fingerprint: str | None = None,
 ) -> Plan:
@@ -116,6 +117,7 @@ def make_plan(
         samples_per_second: How fast the network trains, for the order and the time left.
         predict_test: Whether the test splits are predicted too, also by what is not reported: a
             later call may ask for it.
+        micro_batch_size: The most samples per forward pass; by default those of a step.
         mnli_seed: Seed of the run of MNLI that tasks start from; by default its first one.
         fingerprint: What tells the checkpoint from others; by default the jobs take it as it is.
     """
@@ -143,6 +145,7 @@ def make_plan(
             # Also where nobody starts from it in this call: a later one can ask for more tasks.
             "save_network": (task, seed) == source,
             "predict_test": predict_test,
+            "micro_batch_size": micro_batch_size,
         }
         del told["seeds"]
         if data_sha256 is not None and task in data_sha256:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.plan import CELLS, Run
 from rrr_lightning.glue.scores import GLUE, REPORTED, Average, averages, task_scores
 from rrr_lightning.jobs.process import MARKER, read_json, write_json
 
@@ -159,12 +159,7 @@ def _add(result: TaskResult, run: Run) -> None:
     result.data_sha256.append(left.get("data_sha256", {}))
     if "device" in left:
         result.computed[run.seed] = (left["device"], left["precision"])
-    result.settings = {
-        name: value
-        for name, value in run.settings.items()
-        if name
-        not in ("task", "seed", "checkpoint", "data", "save_network", "predict_test", "data_sha256")
-    }
+    result.settings = {each.name: run.settings[each.name] for each in CELLS}
 
 
 def check_data(

@@ -12,6 +12,7 @@ from typing import TextIO
 
 WIDTH = 20
 REFRESH_SECONDS = 1.0
+FINISHED = "finished"
 
 
 class Display:
@@ -33,7 +34,8 @@ class Display:
         self.stream = sys.stdout if stream is None else stream
         self.moving = self.stream.isatty()
         self._running: dict[str, float] = {}
-        self._ended: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self._finished: dict[str, float] = {}
         self._drawn = 0.0
 
     def started(self, name: str) -> None:
@@ -45,9 +47,11 @@ class Display:
             self.say(f"{self._count()} {name} started")
 
     def ended(self, name: str, how: str) -> None:
-        """A job has ended; `how` says in what way."""
+        """A job has ended; `how` says in what way: `finished` or otherwise."""
         seconds = time.monotonic() - self._running.pop(name)
-        self._ended[name] = seconds
+        self._ended.add(name)
+        if how == FINISHED:
+            self._finished[name] = seconds
         self.say(f"{self._count()} {name} {how} in {duration(seconds)}{self._left()}")
 
     def again(self, name: str, why: str) -> None:
@@ -57,7 +61,7 @@ class Display:
 
     def skipped(self, name: str, why: str) -> None:
         """A job will not run."""
-        self._ended[name] = 0.0
+        self._ended.add(name)
         self.say(f"{self._count()} {name} {why}")
 
     def say(self, line: str) -> None:
@@ -87,8 +91,8 @@ class Display:
 
     def seconds_left(self) -> float:
         """Returns the expected seconds until the last job ends."""
-        hoped = sum(self.expected[name] for name in self._ended if self._ended[name])
-        factor = sum(self._ended.values()) / hoped if hoped else 1.0
+        hoped = sum(self.expected[name] for name in self._finished)
+        factor = sum(self._finished.values()) / hoped if hoped else 1.0
         now = time.monotonic()
         left = {
             name: max(0.0, factor * seconds - (now - self._running.get(name, now)))

@@ -97,7 +97,7 @@ def cores() -> int:
 
 def _threads(processes: int) -> dict[str, str]:
     each = str(max(1, cores() // processes))
-    return {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), each)
 
 
 def _cpu_places(processes: int) -> Places:

@@ -67,7 +67,7 @@ def run_command(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={"PYTHONUNBUFFERED": "1", **os.environ, **environment},
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
             )
@@ -112,6 +112,24 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file."""
     with path.open() as file:
         return json.load(file)
+
+
+def how_it_ended(code: int | None, log: Path) -> str:
+    """Returns why a command failed, in a line.
+
+    Args:
+        code: Its exit code, with the signal's number below 0 where one has ended it; None if the
+            process that watches it was killed.
+        log: Its output.
+    """
+    line = last_line(log)
+    if code is None:
+        return f"its process was killed; {line}"
+    if code < ABANDONED:
+        number = signal.Signals(-code)
+        hint = " (out of memory?)" if number == signal.SIGKILL else ""
+        return f"killed by {number.name}{hint}; {line}"
+    return line
 
 
 def last_line(log: Path) -> str:

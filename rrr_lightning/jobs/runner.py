@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError, did_you_mean
-from rrr_lightning.jobs.display import Display
+from rrr_lightning.jobs.display import FINISHED, Display
 from rrr_lightning.jobs.hold import Held, hold
 from rrr_lightning.jobs.places import Places, find_places
-from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, last_line, read_json
+from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, how_it_ended, read_json
 from rrr_lightning.jobs.submission import Submission, Submitter
 
 ATTEMPTS = 2
@@ -64,7 +64,7 @@ class Failure:
     Attributes:
         code: Exit code of its command; None if its process was killed, or never started.
         log: File with the command's output.
-        line: Last line of that output, or what the cluster said when it did not take the job.
+        line: Why: by `how_it_ended`, or what the cluster said when it did not take the job.
     """
 
     code: int | None
@@ -220,11 +220,11 @@ class _Run:
         if job.finished:
             self.unfinished.remove(job.name)
             self.outcome.ran += 1
-            self.display.ended(job.name, "finished")
+            self.display.ended(job.name, FINISHED)
             return
         log = job.folder / LOG
         code = submission.exit_code()
-        line = last_line(log) if code is not None else f"its process was killed; {last_line(log)}"
+        line = how_it_ended(code, log)
         if self.attempts[job.name] < ATTEMPTS and code != WRONG_INPUT:
             self.waiting[job.name] = job
             self.display.again(job.name, line)

@@ -37,16 +37,19 @@ def test_defaults_and_options(called: dict[str, Any]) -> None:
         "all",
         "published",
     )
-    assert (called["seeds"], called["slurm"], called["submission"]) == (None, None, None)
+    for name in ("seeds", "slurm", "submission", "micro_batch_size"):
+        assert called[name] is None
     options = (
         "--data d --tasks rte --protocol quick --settings s.yaml --seeds 1,2 --devices slurm:2"
     )
-    more = "--slurm slurm_partition=long,timeout_min=9 --submission x.zip --compare b"
+    more = "--slurm slurm_partition=long,timeout_min=9 --submission x.zip --compare b "
+    more += "--micro_batch_size 4"
     command.main((*GIVEN, *options.split(), *more.split()))
     assert called["seeds"] == [1, 2]
     assert called["slurm"] == {"slurm_partition": "long", "timeout_min": 9}
     assert (called["settings"], called["submission"]) == ("s.yaml", "x.zip")
     assert (called["compare_with"], called["devices"]) == ("b", "slurm:2")
+    assert called["micro_batch_size"] == 4
 
 
 def test_failed_jobs_make_the_command_fail(called: dict[str, Any]) -> None:

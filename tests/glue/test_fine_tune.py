@@ -119,6 +119,32 @@ def test_dropout_is_that_of_the_protocol(
     assert all(module.training for module in network.modules())
 
 
+@pytest.mark.parametrize("ntasks", ["4", None])
+def test_a_micro_batch_changes_no_step(
+    ntasks: str | None,
+    body: str,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if ntasks is not None:  # the runner may stand in an allocation of SLURM
+        monkeypatch.setenv("SLURM_NTASKS", ntasks)
+    found = []
+    for batch_size, micro_batch_size in ((8, None), (8, 2), (2, None)):
+        settings = told(
+            body, data, "stsb", dropout=0.0, max_steps=6,
+            batch_size=batch_size, micro_batch_size=micro_batch_size,
+        )  # fmt: skip
+        fine_tune(settings, tmp_path)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+        assert [line.partition(",")[0] for line in lines] == [f"step {n}/6" for n in range(1, 7)]
+        found.append(arrays_of(tmp_path)["validation.predictions"])
+    whole, parts, smaller = found
+    assert whole == pytest.approx(parts, abs=1e-4)
+    assert abs(whole - smaller).min() > 1e-2
+
+
 @pytest.mark.parametrize("task", ["rte", "stsb"])
 def test_a_network_that_has_diverged_gets_no_score(
     task: str, body: str, data: str, tmp_path: Path
@@ -258,7 +284,7 @@ def test_a_checkpoint_that_has_changed_is_refused(
         fine_tune(settings, tmp_path)
 
 
-def test_wrong_input_ends_with_one_line(
+def test_input_that_cannot_be_read_may_be_tried_again(
     body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "settings.json"
@@ -266,5 +292,16 @@ def test_wrong_input_ends_with_one_line(
     monkeypatch.setattr("sys.argv", ["fine_tune", str(path)])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 2
+    assert end.value.code == 1
     assert capsys.readouterr().err.startswith("rrr: error: data.source: no such folder")
+
+
+def test_what_has_diverged_is_not_tried_again(
+    body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "settings.json"
+    write_json(path, told(body, data, learning_rate=1e20))
+    monkeypatch.setattr("sys.argv", ["fine_tune", str(path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2

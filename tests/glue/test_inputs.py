@@ -133,7 +133,11 @@ def test_a_vocabulary_smaller_than_the_tokenizers(data: str, tmp_path: Path) -> 
 
 
 def test_more_tokens_than_positions(body: str, data: str) -> None:
-    refused("--settings rte.max_length: is longer than .* at most 32", body, data, max_length=33)
+    refused(
+        r"--settings rte.max_length: is longer than .* found 33; accepted: at most 32, as by "
+        r"every_task: \{max_length: 32\}",
+        body, data, max_length=33,
+    )  # fmt: skip
 
 
 def test_data_without_the_task(body: str, data: str, tmp_path: Path) -> None:
@@ -156,6 +160,14 @@ def test_fewer_rows_than_a_step_takes(body: str, data: str) -> None:
     refused(
         "--settings rte.batch_size: .* found 49; accepted: at most 48", body, data, batch_size=49
     )
+
+
+def test_a_micro_batch_without_samples(body: str, data: str) -> None:
+    refused("--micro_batch_size: must be positive; found 0", body, data, micro_batch_size=0)
+    refused(
+        "--micro_batch_size: does not divide .*; found 3; accepted: a divisor of 8",
+        body, data, micro_batch_size=3,
+    )  # fmt: skip
 
 
 def test_other_wrong_input_keeps_its_words(body: str, data: str) -> None:

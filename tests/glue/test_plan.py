@@ -131,6 +131,21 @@ def test_what_another_checkpoint_has_trained_is_removed(tmp_path: Path) -> None:
         assert last.exists() == kept
 
 
+def test_a_smaller_micro_batch_goes_on_with_what_is_trained(tmp_path: Path) -> None:
+    def write(micro_batch_size: int | None) -> None:
+        table = find_protocol("quick", seeds=[1])
+        options = {"micro_batch_size": micro_batch_size}
+        write_settings(make_plan(("rte",), table, "a", "data", tmp_path, **options))
+
+    folder = tmp_path / "jobs" / "rte-1"
+    write(None)
+    last_checkpoint(folder).parent.mkdir()
+    last_checkpoint(folder).touch()
+    write(4)
+    assert read_json(folder / SETTINGS)["micro_batch_size"] == 4
+    assert last_checkpoint(folder).exists()
+
+
 def test_the_run_that_others_start_from_is_named() -> None:
     assert [run.name for run in plan_of("mnli,rte").runs if run.is_start] == ["mnli-19"]
     assert not any(run.is_start for run in plan_of("mnli,cola").runs)

@@ -35,6 +35,14 @@ def test_the_time_left_learns_from_finished_jobs(clock: list[float]) -> None:
     assert display.seconds_left() == 5.0
 
 
+def test_failures_tell_nothing_about_the_time_left(clock: list[float]) -> None:
+    display = Display({"a": 600.0, "b": 600.0}, known=0, places=1, stream=io.StringIO())
+    display.started("a")
+    clock[0] = 3.0
+    display.ended("a", "failed")
+    assert display.seconds_left() == 600.0
+
+
 def test_a_file_gets_one_plain_line_for_each_event(clock: list[float]) -> None:
     stream = io.StringIO()
     display = Display({"a": 4.0, "b": 4.0, "c": 4.0}, known=1, places=1, stream=stream)

@@ -28,7 +28,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_processes_share_the_cores(devices: str, processes: int, threads: str) -> None:
     found = find_places(devices)
     assert len(found.environments) == processes
-    assert found.environments[0]["OMP_NUM_THREADS"] == threads
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        assert found.environments[0][name] == threads
     assert found.environments[0]["CUDA_VISIBLE_DEVICES"] == ""
     assert found.cluster == "local"
 

@@ -113,6 +113,24 @@ def test_a_job_whose_process_is_killed_is_tried_again(tmp_path: Path) -> None:
     assert any("its process was killed" in line for line in lines)
 
 
+def test_a_command_that_is_killed_says_by_what(tmp_path: Path) -> None:
+    outcome, lines = run(tmp_path, job(tmp_path, "greedy", "echo step 7; kill -9 $$"))
+    failure = outcome.failed["greedy"]
+    assert (failure.code, failure.line) == (-9, "killed by SIGKILL (out of memory?); step 7")
+    assert journal(tmp_path) == ["greedy", "greedy"]
+    assert lines[-2].startswith("greedy failed: killed by SIGKILL (out of memory?); step 7 (see ")
+
+
+def test_the_last_line_is_what_was_printed_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Python keeps in its buffer would otherwise follow the error.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = "print('step 7'); raise RuntimeError('boom')"
+    outcome, _ = run(tmp_path, job(tmp_path, "a", f'{sys.executable} -c "{program}"'))
+    assert outcome.failed["a"].line == "RuntimeError: boom"
+
+
 RUNNER = """
 import sys
 from pathlib import Path
