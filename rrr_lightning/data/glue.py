@@ -165,7 +165,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
     @property
     def official_rows(self) -> dict[str, int]:
         """What `rows` is for the whole of the official data."""
-        return {name: self.glue_task.rows[name] for name in self.rows}
+        return self.glue_task.official_rows(self.rows)
 
     @property
     def is_subset(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rrr_lightning.errors import InputError, did_you_mean
 
@@ -27,6 +27,7 @@ class GlueTask:
             to be predicted.
         metrics: The official metrics.
         rows: The official number of rows of every split, in the order train, validation, test.
+        earlier_rows: The same of splits that earlier releases had otherwise.
         words: The labels in the official files, in the order of the ids.
         fields: The headers in the TSV files that the columns go by, where they are others.
         label_field: The header of the labels there.
@@ -41,6 +42,7 @@ class GlueTask:
     words: tuple[str, ...] = BINARY_WORDS
     fields: tuple[str, ...] = ()
     label_field: str = "label"
+    earlier_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
@@ -51,6 +53,13 @@ class GlueTask:
     def test_splits(self) -> tuple[str, ...]:
         """The splits without labels that are predicted for a submission."""
         return tuple(split for split in self.rows if split.startswith("test"))
+
+    def official_rows(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Returns what the numbers of rows of these splits are in the release that they are of."""
+        return {
+            split: number if self.earlier_rows.get(split) == number else self.rows[split]
+            for split, number in rows.items()
+        }
 
     @property
     def is_regression(self) -> bool:
@@ -125,6 +134,9 @@ TASKS: dict[str, GlueTask] = {
             metrics=("accuracy", "f1"),
             rows=_rows(363_846, 40_430, 390_965),
             label_field="is_duplicate",
+            # The TSV files of the benchmark's download script, of which the catalogue of TensorFlow
+            # Datasets 1.0.0 has counted so many.
+            earlier_rows={"train": 363_849},
         ),
         GlueTask(
             name="mnli",

@@ -33,6 +33,14 @@ def test_the_official_metrics() -> None:
 
 
 @pytest.mark.parametrize(
+    ("train", "official"), [(363_846, 363_846), (363_849, 363_849), (363_847, 363_846)]
+)
+def test_both_releases_of_qqp_are_whole(train: int, official: int) -> None:
+    rows = {"train": train, "validation": 40_430}
+    assert TASKS["qqp"].official_rows(rows) == {"train": official, "validation": 40_430}
+
+
+@pytest.mark.parametrize(
     ("name", "expected"), [("rte", "rte"), ("SST-2", "sst2"), ("STS-B", "stsb"), ("MNLI", "mnli")]
 )
 def test_a_task_goes_by_both_of_its_names(name: str, expected: str) -> None:
