@@ -4,9 +4,8 @@
 - CoLA's training and validation files have no header; its test file has one.
 - MRPC comes as `train.tsv` and `dev.tsv`, or as `msr_paraphrase_train.txt`, of which `dev_ids.tsv`
   names the validation rows; some of its files start with a byte order mark.
-- In QQP, questions that hold a line break cut their rows in two. The official 404,276 of 404,290
-  pairs do without these, so they are left out here too. In any other file a row with another number
-  of fields than the header is an error.
+- In QQP, questions that hold a line break cut their rows in two. These are left out. In any other
+  file a row with another number of fields than the header is an error.
 - Lines end at a line feed, with or without a carriage return; the characters that Unicode takes for
   line ends do not end a line.
 """
