@@ -101,7 +101,7 @@ def test_both_are_trained_by_the_same_settings(
     told = script.settings_of(
         task, 1, write_body(tmp_path / "body", max_position_embeddings=64, hidden_dropout_prob=0.0)
     )
-    assert (told["max_length"], told["learning_rate"], told["dropout"]) == (64, 3e-4, 0.1)
+    assert (told["max_length"], told["learning_rate"], told["dropout"]) == (32, 1e-3, 0.1)
     (tmp_path / "a").mkdir()
     ours, found = steps_of(lambda: script.ours(told, tmp_path / "a"))
     theirs, reference = steps_of(lambda: script.theirs(told, tmp_path / "b"))
@@ -116,7 +116,7 @@ def test_both_are_trained_by_the_same_settings(
         for name in ("lr", "betas", "eps", "weight_decay"):
             values = [each[name] for each in (*mine, *other)]
             assert all(value == pytest.approx(values[0], rel=1e-6) for value in values), name
-    assert max(group["lr"] for groups in ours for group in groups) == pytest.approx(3e-4)
+    assert max(group["lr"] for groups in ours for group in groups) == pytest.approx(1e-3)
 
 
 def steps_of(run: Callable[[], dict[str, float]]) -> tuple[list[list[dict[str, Any]]], Any]:
