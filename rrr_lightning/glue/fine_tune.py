@@ -39,13 +39,14 @@ from rrr_lightning.glue.plan import CELLS, NETWORK
 from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.glue.scores import REPORTED
 from rrr_lightning.jobs.process import RESULT, read_json, write_json
+from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
 from rrr_lightning.models.text_classifier import TextClassifier
 
 SAVE_EVERY_STEPS = 1000
 EVAL_BATCH_SIZE = 64
 LINES = 20
-FAILED, WRONG_INPUT, TERMINATED = 1, 2, 128 + signal.SIGTERM
+FAILED, TERMINATED = 1, 128 + signal.SIGTERM
 
 
 class Diverged(InputError):

@@ -24,7 +24,7 @@ from rrr_lightning.jobs.submission import Submission, Submitter
 ATTEMPTS = 2
 REFUSALS = 3  # of one job by the cluster, after which it counts as failed
 PAUSE_SECONDS = 60.0  # after a refused one, where no job runs whose end could be waited for
-WRONG_INPUT = 2  # exit code of `rrr` for bad input, which a second attempt would not mend
+WRONG_INPUT = 2  # exit code for what a second attempt would not mend
 SCRATCH = ".submitted"
 
 
