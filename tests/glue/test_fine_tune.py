@@ -131,6 +131,14 @@ def test_a_micro_batch_changes_no_step(
     if ntasks is not None:  # the runner may stand in an allocation of SLURM
         monkeypatch.setenv("SLURM_NTASKS", ntasks)
     found = []
+    sizes: list[int] = []
+    original = TextClassifier.training_step
+
+    def counted(self: TextClassifier, batch: Any, batch_idx: int) -> Any:
+        sizes.append(len(batch["labels"]))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TextClassifier, "training_step", counted)
     for batch_size, micro_batch_size in ((8, None), (8, 2), (2, None)):
         settings = told(
             body, data, "stsb", dropout=0.0, max_steps=6,
@@ -140,6 +148,7 @@ def test_a_micro_batch_changes_no_step(
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
         assert [line.partition(",")[0] for line in lines] == [f"step {n}/6" for n in range(1, 7)]
         found.append(arrays_of(tmp_path)["validation.predictions"])
+    assert sizes == 6 * [8] + 24 * [2] + 6 * [2]
     whole, parts, smaller = found
     assert whole == pytest.approx(parts, abs=1e-4)
     assert abs(whole - smaller).min() > 1e-2
