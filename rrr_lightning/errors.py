@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -37,6 +38,22 @@ class InputError(ValueError):
         if accepted is not None:
             line += f"; accepted: {accepted}"
         super().__init__(" ".join(line.split()))
+
+
+def refuse(key: str | None, found: object, accepted: str | None, what: str) -> NoReturn:
+    """Raises the `InputError` of these parts."""
+    raise InputError(what, key=key, found=found, accepted=accepted)
+
+
+def check(
+    ok: bool, key: str | None, found: object, accepted: str, what: str = "out of range"
+) -> None:
+    """Raises an `InputError` unless `ok`.
+
+    >>> check(0 < 0.5 <= 1, "until", 0.5, "a number in (0, 1]")
+    """
+    if not ok:
+        refuse(key, found, accepted, what)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

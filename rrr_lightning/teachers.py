@@ -24,11 +24,11 @@ from torch import nn
 from rrr_lightning.distillation.state_dicts import (
     load_strictly,
     read_checkpoint,
-    sha256_of,
     state_dict_in,
 )
 from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher
 from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import load_hugging_face
 from rrr_lightning.models.pretrained import Pretrained, load_timm, load_torchvision

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import doctest
 
+import pytest
+
 from rrr_lightning import errors
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean, refuse
 
 
 def test_a_message_says_where_what_found_and_accepted() -> None:
@@ -29,6 +31,14 @@ def test_the_nearest_name_is_offered_and_only_a_near_one() -> None:
     assert did_you_mean("temprature", ["temperature", "weight"]) == "; did you mean 'temperature'?"
     assert did_you_mean("xyz", ["temperature", "weight"]) == ""
     assert did_you_mean("xyz", []) == ""
+
+
+def test_a_check_refuses_what_does_not_hold() -> None:
+    check(True, "until", 0.5, "a number in (0, 1]")
+    with pytest.raises(InputError, match=r"^until: out of range; found 2; accepted: \(0, 1\]$"):
+        check(False, "until", 2, "(0, 1]")
+    with pytest.raises(InputError, match=r"^arm: unknown; found 'x'$"):
+        refuse("arm", "x", None, "unknown")
 
 
 def test_examples_in_the_documentation_hold() -> None:

@@ -18,18 +18,20 @@ TESTS = ROOT / "tests"
 MAY_IMPORT = {
     "__init__": {"errors"},
     "errors": set(),
-    "random": {"errors"},
-    "distillation": {"errors", "random"},
-    "models": {"errors", "random", "distillation"},
-    "teachers": {"errors", "random", "distillation", "models"},
-    "callbacks": {"errors", "random", "distillation", "models", "teachers"},
-    "data": {"errors", "random"},
-    "checkpointing": {"errors", "distillation"},
-    "metrics_file": {"errors"},
-    "_parsing": {"errors", "distillation"},
-    "jobs": {"errors", "random"},
+    "files": {"errors"},
+    "random": {"errors", "files"},
+    "distillation": {"errors", "files", "random"},
+    "models": {"errors", "files", "random", "distillation"},
+    "teachers": {"errors", "files", "random", "distillation", "models"},
+    "callbacks": {"errors", "files", "random", "distillation", "models", "teachers"},
+    "data": {"errors", "files", "random"},
+    "checkpointing": {"errors", "files", "distillation"},
+    "metrics_file": {"errors", "files"},
+    "_parsing": {"errors", "files", "distillation"},
+    "jobs": {"errors", "files", "random"},
     "glue": {
         "errors",
+        "files",
         "distillation",
         "models",
         "data",
@@ -38,9 +40,9 @@ MAY_IMPORT = {
         "metrics_file",
         "_parsing",
     },
-    "study": {"errors", "_parsing", "jobs", "metrics_file"},
+    "study": {"errors", "files", "_parsing", "jobs", "metrics_file"},
     "model_card": {"__version__", "models"},
-    "export": {"errors", "distillation", "models", "data", "model_card", "_parsing"},
+    "export": {"errors", "files", "distillation", "models", "data", "model_card", "_parsing"},
 }
 SEE_ALL = {"cli", "__main__", "targets"}
 # `distillation/` is the method alone: torch, and a reader of tensor files.
@@ -90,7 +92,7 @@ def test_the_command_line_is_imported_by_other_commands_alone() -> None:
 def test_files_are_short() -> None:
     long = {
         str(path.relative_to(ROOT)): lines
-        for folder, limit in ((PACKAGE, 300), (TESTS, 400), (ROOT / "scripts", 300))
+        for folder, limit in ((PACKAGE, 450), (TESTS, 450), (ROOT / "scripts", 450))
         for path in folder.rglob("*.py")
         if (lines := len(path.read_text().splitlines())) > limit
     }
@@ -107,7 +109,13 @@ def mirrors(test: Path) -> bool:
 
 def test_tests_mirror_the_package() -> None:
     about_the_whole = {"test_layout.py", "test_package.py"}
-    outside = ("configs", "scripts", "docs", "resume")  # about files or whole runs, not modules
+    outside = (
+        "configs",
+        "scripts",
+        "docs",
+        "reports",
+        "resume",
+    )  # about files or whole runs, not modules
     lost = [
         str(test.relative_to(TESTS))
         for test in TESTS.rglob("test_*.py")

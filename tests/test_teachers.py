@@ -11,9 +11,9 @@ import transformers
 from torch import Tensor, nn
 from torchvision import models
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.teachers import load_teacher
 from tests.models.tiny import make_trainer

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import pickle
 import re
 import warnings
@@ -42,15 +41,6 @@ _PLAIN_DATA: list[Any] = [
 ]
 _NESTS = (("state_dict",), ("model_state_dict",), ("model",), ("state", "model"))
 _COMPILED = "_orig_mod."
-
-
-def sha256_of(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path, key: str | None = None) -> dict[str, Any]:

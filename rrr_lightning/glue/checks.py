@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.glue.plan import NETWORK, Plan, Run, told_otherwise
 from rrr_lightning.jobs.process import MARKER, read_json, still_running
 

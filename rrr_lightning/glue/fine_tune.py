@@ -31,8 +31,8 @@ from rrr_lightning.checkpointing import (
     last_checkpoint,
 )
 from rrr_lightning.data.glue import GlueDataModule
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import CELLS, NETWORK

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.vocabulary import HUB_ID
 
 CHECKPOINTS = (

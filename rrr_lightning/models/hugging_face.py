@@ -14,8 +14,9 @@ from typing import Any
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.state_dicts import describe_differences, sha256_of
+from rrr_lightning.distillation.state_dicts import describe_differences
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows
 from rrr_lightning.models.pretrained import Pretrained
 from rrr_lightning.models.vocabulary import Vocabulary, load_tokenizer

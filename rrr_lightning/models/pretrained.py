@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.state_dicts import load_strictly, read_state_dict, sha256_of
+from rrr_lightning.distillation.state_dicts import load_strictly, read_state_dict
 from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.vocabulary import Vocabulary
 
 # The published weights of these were trained with other statistics than the tables say, and with

@@ -20,10 +20,10 @@ from rrr_lightning.distillation.state_dicts import (
     load_strictly,
     read_checkpoint,
     read_state_dict,
-    sha256_of,
     state_dict_in,
 )
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.pretrained import Pretrained
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision import models
 
-from rrr_lightning.distillation.state_dicts import sha256_of
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import sha256_of
 from rrr_lightning.models.pretrained import load_timm, load_torchvision
 
 KEY = "distillation.teachers[0]"
