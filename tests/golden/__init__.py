@@ -1,1 +1,1 @@
-"""Figures that a change of structure must leave as they are; `golden.py` makes and compares them."""
+"""Figures that a change of structure leaves as they are; `golden.py` makes and compares them."""
