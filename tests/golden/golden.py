@@ -151,6 +151,7 @@ def text_figures() -> dict[str, Any]:
         "--distillation.loss.class_path=KLDivergence",
         "--distillation.loss.init_args.temperature=1.0",
         "--data.micro_batch_size=8",
+        "--trainer.val_check_interval=8",
     )
     found = {
         "table": fit("bert-table", *taught),
@@ -173,9 +174,8 @@ def config_figures() -> dict[str, str]:
         if name.split("/")[0] in ("study", "trainer"):
             continue
         sys.argv = ["rrr", "fit", "--config", name, "--print_config"]
-        with redirect_stdout(StringIO()) as printed:
-            with contextlib.suppress(SystemExit):
-                main()
+        with redirect_stdout(StringIO()) as printed, contextlib.suppress(SystemExit):
+            main()
         found[name] = printed.getvalue()
         if not found[name]:
             raise RuntimeError(f"{name} printed nothing")
