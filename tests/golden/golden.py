@@ -57,7 +57,7 @@ WORDS = (
     *QUIET,
     "--model=MaskedLanguageModel",
     "--model.network={model_type: bert, num_hidden_layers: 2, hidden_size: 64,"
-    " num_attention_heads: 2, intermediate_size: 128, max_position_embeddings: 64,"
+    " num_attention_heads: 2, intermediate_size: 128, max_position_embeddings: 128,"
     " initializer_range: 0.1}",
     "--model.learning_rate=0.002",
     "--data=TextDataModule",
