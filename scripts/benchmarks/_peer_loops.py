@@ -8,24 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from _peer_parts import (
-    ADAMW,
-    LEARNING_RATE,
-    SGD,
-    Batches,
-    Work,
-    cast,
-    image_batches,
-    image_optimizer,
-    image_student,
-    text_batches,
-    text_optimizer,
-    text_student,
-    under_cast,
-)
 from _text_step import TextWorkload
 from _timing import StepClock
 from step_cost import TEMPERATURE, WEIGHT, Workload
@@ -33,6 +19,77 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Loop = Callable[[Any, StepClock, nn.Module], None]
+Work = Workload | TextWorkload
+LEARNING_RATE = 1e-4
+SGD: dict[str, Any] = {"momentum": 0.875, "weight_decay": 2**-15}
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.02, "fused": True}
+
+
+def cast(work: Work) -> AbstractContextManager[Any]:
+    """Returns what a forward runs under."""
+    mixed = work.precision == "bf16-mixed"
+    return torch.autocast(work.device, torch.bfloat16) if mixed else nullcontext()
+
+
+def image_batches(work: Workload, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields normalised images in the layout that convolutions are fastest in, and labels."""
+    prepare = work.student().to(work.device).prepare
+    for images, labels in work.batches(steps):
+        moved = (each.to(work.device, non_blocking=True) for each in (images, labels))
+        yield prepare(next(moved)), next(moved)
+
+
+def text_batches(work: TextWorkload, steps: int) -> Iterator[dict[str, Tensor]]:
+    """Yields batches on the device."""
+    for batch in work.batches(steps):
+        yield {name: each.to(work.device, non_blocking=True) for name, each in batch.items()}
+
+
+def image_student(work: Workload) -> nn.Module:
+    """Returns a new student on the device, as a plain network in training mode."""
+    return work.student().network.to(work.device).train()
+
+
+def text_student(work: TextWorkload) -> nn.Module:
+    """Returns a new student on the device: transformers' own network, which gives all logits."""
+    network: nn.Module = work.student().network.network
+    return network.to(work.device).train()
+
+
+def image_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    """Returns what the student is trained with everywhere."""
+    return torch.optim.SGD(network.parameters(), LEARNING_RATE, **SGD)
+
+
+def text_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    """Returns the same for text."""
+    return torch.optim.AdamW(network.parameters(), LEARNING_RATE, **ADAMW)
+
+
+class Batches:
+    """Batches that are made while they are asked for, as many as a loader would say."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]], count: int) -> None:
+        self.make = make
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def under_cast(work: Work, network: nn.Module) -> nn.Module:
+    """Returns a network each of whose forwards runs under a cast of its own."""
+    forward = network.forward
+
+    def cast_forward(*args: Any, **kwargs: Any) -> Any:
+        with cast(work):
+            return forward(*args, **kwargs)
+
+    network.forward = cast_forward  # type: ignore[method-assign]
+    return network
 
 
 def timm_images(work: Workload, clock: StepClock, teacher: nn.Module) -> None:

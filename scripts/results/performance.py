@@ -2,7 +2,7 @@
 
     python scripts/results/performance.py
 
-A JSON file there that is a list holds rows, as the scripts under scripts/benchmarks write them.
+Each JSON file there is a list of rows, as the scripts under scripts/benchmarks write them.
 Rows with a goal make the first table, rows without one the second. Benchmarks that have not run on
 a device are listed with their commands.
 """
@@ -19,40 +19,17 @@ PAGE = ROOT / "docs" / "performance.md"
 MEASURED = ROOT / "docs" / "results" / "benchmarks"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 AIMS = {"at most": "≤", "at least": "≥", "contains": "interval contains"}
-# What has to run on each device: the name of the file without the device, and the script with its
-# options where they are not just `--device D --json FILE`.
-TO_RUN = {
-    "step_cost": "",
-    "mlm_rows": "",
-    "teacher_forward": "teacher_forward --data FOLDER",
-    "teacher_parts": "",
-    "peers": "",
-    "scaling": "",
-    "kernels": "",
-    "throughput": "",
-    "stored_targets": "",
-}
+# The benchmarks that have to run on each device.
+TO_RUN = ("step_cost", "mlm_step", "peers", "scaling", "throughput", "stored_targets")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Returns all rows, with the name of the file that each is from."""
-    contents = {file.name: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, rows in contents.items():
-        for row in rows if isinstance(rows, list) else []:
-            full = row | {"name": full_name(row), "file": name}
-            # Runs that differ in nothing but what is compared with them are the same runs again.
-            keys = ("name", "ratio", "low", "high", "device")
-            found.setdefault(tuple(full[key] for key in keys), full)
-    return list(found.values())
-
-
-def full_name(row: dict[str, Any]) -> str:
-    """Returns the name of a row, with the number of classes that were stored."""
-    name, task = str(row["name"]), row.get("task", {})
-    sampled = task.get("kind", "sampled" if task.get("source") == "prose" else "top_k") == "sampled"
-    kept = f"{task.get('classes')} classes{', sampled' if sampled else ''}"
-    return name.replace("some classes", kept)
+    return [
+        row | {"file": file.name}
+        for file in sorted(folder.glob("*.json"))
+        for row in json.loads(file.read_text())
+    ]
 
 
 def goals(rows: list[dict[str, Any]]) -> str:
@@ -72,14 +49,12 @@ def goals(rows: list[dict[str, Any]]) -> str:
             lines.append("| " + " | ".join(cells))
     have = {row["file"] for row in rows}
     for device in ("cpu", "cuda"):
-        for name, command in TO_RUN.items():
+        for name in TO_RUN:
             file = f"{name}_{device}.json"
             if file not in have:
-                script, _, options = (command or name).partition(" ")
-                path = MEASURED.relative_to(ROOT) / file
-                said = f"--device {device} {options} --json {path}".replace("  ", " ")
+                options = f"--device {device} --json {MEASURED.relative_to(ROOT) / file}"
                 lines.append(
-                    f"| `python scripts/benchmarks/{script}.py {said}` "
+                    f"| `python scripts/benchmarks/{name}.py {options}` "
                     f"| – | – | – | not measured | – | {device} | – |"
                 )
     judged = [row for row in rows if row["goal"] is not None]

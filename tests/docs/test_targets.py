@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,6 @@ from rrr_lightning.targets import command
 from rrr_lightning.targets.plan import CLASSES_OF_IMAGES, CLASSES_OF_TOKENS, STEPS_PER_SHARD
 
 PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text()
-ARMS = ("stored, all classes", "stored, some classes", "nobody")
-DATA = {
-    "target_quality_digits.json": "digits",
-    "target_quality_cifar10.json": "CIFAR-10-JPEG",
-    "target_quality_prose.json": "masked words of prose",
-}
 SIZES = re.findall(r"^\| `(\w+)` \| (\d) ([KC]) \+ (\d) \| (\d) [KC] \+ (\d) \|$", PAGE, re.M)
 
 
@@ -60,23 +53,3 @@ def test_its_examples_follow_from_the_formula() -> None:
     assert f"takes {tokens / 1e6:.1f} MB" in PAGE
     assert f"{56250 // 2 * images / 1e9:.1f} GB" in PAGE
     assert f"{70000 * 0.3 * tokens / 1e9:.0f} GB" in PAGE
-
-
-def test_its_measured_numbers_are_those_of_the_runs() -> None:
-    folder = Path(__file__).parents[2] / "docs" / "results" / "benchmarks"
-    measured = {file: words for file, words in DATA.items() if (folder / file).exists()}
-    line = r"^\| ([\w -]+) \| (?:stored|no teacher).* \| (.+) \| (.+) \|$"
-    written = re.findall(line, PAGE, re.MULTILINE)
-    assert {words for words, *_ in written} == set(measured.values())
-    for file, words in measured.items():
-        name = file.removeprefix("target_quality_").removesuffix(".json")
-        rows = {row["name"]: row for row in json.loads((folder / file).read_text())}
-        cells = [both for its, *both in written if its == words]
-        for arm, (loss, accuracy) in zip(ARMS, cells, strict=True):
-            assert loss == cell(rows[f"{name}: {arm} - live, val/loss"], 1, 3)
-            assert accuracy == cell(rows[f"{name}: {arm} - live, val/accuracy"], 100, 1)
-
-
-def cell(row: dict[str, Any], scale: int, places: int) -> str:
-    numbers = (f"{scale * row[name]:+.{places}f}" for name in ("ratio", "low", "high"))
-    return "{} [{}, {}]".format(*numbers)

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.slow  # each test starts a process that imports Lightni
 @pytest.mark.parametrize(
     ("script", "options", "rows"),
     [
-        ("kernels", (), 9),
         ("scaling", ("--only", "vocabulary of 2,000"), 1),
-        ("teacher_parts", ("--only", "ResNet-20, 32 pixels: batch norms"), 1),
         ("throughput", (), 4),
     ],
 )

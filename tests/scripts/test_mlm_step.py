@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("mlm_rows")
+    return importlib.import_module("mlm_step")
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_memory_is_the_ratio_of_what_the_steps_needed(benchmark: Any, tmp_path: 
 
 @pytest.mark.slow
 def test_bad_numbers_are_refused_before_anything_runs() -> None:
-    command = [sys.executable, str(SCRIPTS / "mlm_rows.py"), "--steps", "0"]
+    command = [sys.executable, str(SCRIPTS / "mlm_step.py"), "--steps", "0"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 2
     assert "--repeats and --steps must be at least 1" in found.stderr

@@ -1,6 +1,6 @@
 """What it saves to send only the masked tokens through the vocabulary head.
 
-    python scripts/benchmarks/mlm_rows.py --device cpu --repeats 9 --json mlm_rows.json
+    python scripts/benchmarks/mlm_step.py --device cpu --repeats 9 --json mlm_step.json
 
 Seconds per step and peak memory of `MaskedLanguageModel`, alone and with `DistillationCallback`,
 against steps that compute the logits of all tokens with transformers' own networks: by its Trainer,
