@@ -200,7 +200,7 @@ def check_data(
 
 def write_files(results: Results, folder: Path) -> None:
     """Writes `glue.json` and `glue.csv`."""
-    write_json(folder / JSON, results.as_json())
+    write_json(folder / JSON, results.as_json(), indent=1)
     with (folder / TABLE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(

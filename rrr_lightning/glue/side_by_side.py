@@ -48,7 +48,7 @@ def write_comparison(
         "tasks": {each.name: each.as_json() for each in tasks},
         "averages": {each.name: each.as_json() for each in averages},
     }
-    write_json(folder / f"{NAME}.json", content)
+    write_json(folder / f"{NAME}.json", content, indent=1)
     (folder / f"{NAME}.md").write_text(text)
     draw([first, second], folder / f"{NAME}.png")
     return text

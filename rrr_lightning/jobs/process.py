@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from rrr_lightning.files import atomic_file
 from rrr_lightning.jobs.locks import Lock, holder
 
 MARKER = "done.json"
@@ -97,15 +98,11 @@ def still_running(folder: Path) -> dict[str, str | int] | None:
     return note
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes a JSON file whole or not at all: in one line, or indented where people read it."""
+    separators = (",", ":") if indent is None else None
+    with atomic_file(path) as file:
+        file.write(f"{json.dumps(content, indent=indent, separators=separators)}\n".encode())
 
 
 def read_json(path: Path) -> Any:

@@ -53,7 +53,7 @@ def write_report(
     """
     analysis = analyse(points, design)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / JSON, as_json(analysis, notes))
+    write_json(folder / JSON, as_json(analysis, notes), indent=1)
     text = markdown(analysis, notes, draw(analysis, folder))
     (folder / MARKDOWN).write_text(text)
     return text

@@ -29,7 +29,7 @@ def write_ranking(points: Sequence[Point], study: Study, home: Path) -> str:
                 )
     sign = -1 if study.quality.direction == "max" else 1
     rows.sort(key=lambda row: (row["steps"], sign * row["quality"]))  # type: ignore[operator]
-    write_json(home / "report.json", {"purpose": "tuning", "arms": rows})
+    write_json(home / "report.json", {"purpose": "tuning", "arms": rows}, indent=1)
     lines = [
         f"Tuning by {study.quality.metric}, the best first: no result, but a choice of settings.",
         "",

@@ -261,7 +261,7 @@ def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu
     for row in rows:
         measured.append(row | about)
         if file is not None:
-            file.write_text(json.dumps(measured, indent=1) + "\n")
+            file.write_text(json.dumps(measured, separators=(",", ":")) + "\n")
         if row["ratio"] is None:
             print(f"{row['name']}: not measured: {row['note']}", flush=True)
             continue
