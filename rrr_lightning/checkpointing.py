@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from rrr_lightning.distillation.state_dicts import load_strictly, read_checkpoint
+from rrr_lightning.distillation.state_dicts import load_strictly
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
 
 PART = ".part"
@@ -229,8 +231,8 @@ def check_checkpoint(path: Path, module: LightningModule) -> dict[str, Any]:
     Raises:
         InputError: The file is damaged, was not written by Lightning, or is of another network.
     """
-    checkpoint = read_checkpoint(path, key="ckpt_path")
-    if "state_dict" not in checkpoint or "global_step" not in checkpoint:
+    checkpoint = read_checkpoint(path, key="ckpt_path", plain=True)
+    if not isinstance(checkpoint.get("state_dict"), Mapping) or "global_step" not in checkpoint:
         raise InputError(
             f"{path} is not a checkpoint of a training run",
             key="ckpt_path",

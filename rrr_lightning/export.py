@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from rrr_lightning import _parsing
 from rrr_lightning.data.tokenizer import rebuild_tokenizer
-from rrr_lightning.distillation.state_dicts import read_checkpoint
+from rrr_lightning.distillation.weight_files import add_checksum, read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.model_card import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
@@ -84,6 +84,8 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
         if ledger is not None:
             (part / LEDGER_FILE).write_text(json.dumps(ledger, indent=1) + "\n")
         (part / "README.md").write_text(model_card(target.name, content))
+        for weights in part.glob("*.safetensors"):
+            add_checksum(weights)
         mode = (part / "README.md").stat().st_mode  # safetensors writes files for the owner alone
         for file in part.iterdir():
             file.chmod(mode)

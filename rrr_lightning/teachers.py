@@ -21,13 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from rrr_lightning.distillation.state_dicts import (
-    load_strictly,
-    read_checkpoint,
-    state_dict_in,
-)
+from rrr_lightning.distillation.state_dicts import load_weights
 from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.distillation.weight_files import read_checkpoint
+from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.files import sha256_of
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import load_hugging_face
@@ -45,10 +42,11 @@ _ACCEPTED = (
     "hf:ID_OR_FOLDER, a Hugging Face folder or an exported one, or "
     "{model: {class_path, init_args}, checkpoint: FILE}"
 )
-_MAPPING_KEYS = ("model", "checkpoint", "mean", "std", "class_names")
+_MAPPING_KEYS = ("model", "checkpoint", "nest", "prefix", "mean", "std", "class_names")
+_MAY_BE_EMPTY = ("nest", "prefix")
 _QUERIES = {
-    "torchvision": ("weights", "checkpoint", "num_classes"),
-    "timm": ("weights", "checkpoint", "num_classes"),
+    "torchvision": ("weights", "checkpoint", "num_classes", *_MAY_BE_EMPTY),
+    "timm": ("weights", "checkpoint", "num_classes", *_MAY_BE_EMPTY),
     "hf": (),
 }
 
@@ -122,7 +120,8 @@ def _load_named(kind: str, name: str, query: str, key: str) -> Pretrained:
     values: dict[str, str] = {}
     for part in query.split("&") if query else []:
         parameter, _, value = part.partition("=")
-        if parameter not in _QUERIES[kind] or not value or parameter in values:
+        empty = not value and parameter not in _MAY_BE_EMPTY
+        if parameter not in _QUERIES[kind] or empty or parameter in values:
             raise InputError(
                 f"cannot use this parameter{did_you_mean(parameter, _QUERIES[kind])}",
                 key=key,
@@ -153,10 +152,12 @@ def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
             found=dict(spec),
             accepted="{model: {class_path, init_args}, checkpoint: FILE}",
         )
+    for name in _MAY_BE_EMPTY:
+        check(isinstance(spec.get(name, ""), str), f"{key}.{name}", spec.get(name), "a name, or ''")
     path = Path(spec["checkpoint"]).expanduser()
     network = build_network(spec["model"], 0, key=f"{key}.model")
     content = read_checkpoint(path, f"{key}.checkpoint")
-    load_strictly(network, state_dict_in(content, path, f"{key}.checkpoint"), key)
+    load_weights(network, content, key, nest=spec.get("nest"), prefix=spec.get("prefix"))
     described = content.get(CHECKPOINT_KEY)
     known = stored_schema(described) if isinstance(described, Mapping) else RowSchema()
     if isinstance(network, StudentModule) and described is None:

@@ -1,151 +1,130 @@
-"""Reads weights from foreign checkpoint files, safely and strictly.
+"""Loads weights into a network: finds them in a checkpoint, and refuses what does not fit.
 
-Files are inputs: they are opened as safetensors or with torch's `weights_only=True`, and there is
-no switch to unpickle. Wrappers leave marks on key names (`module.` of data parallel, `_orig_mod.`
-of `torch.compile`, `network.` or `model.` of a LightningModule); which prefix to remove is decided
-by what the network at hand expects, and then every key must match.
+Wrappers leave marks on names (`module.` of data parallel, `_orig_mod.` of `torch.compile`,
+`network.` of a LightningModule) and put state dicts into others (`state_dict`, `model`). Which
+nest and which prefix is meant is found by trying torch's own loading on the meta device, so modules
+may translate names as they load. Where a file holds several copies of the network, for example a
+moving average of its weights, the user chooses.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import pickle
+import logging
 import re
 import warnings
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrr_lightning.errors import InputError
 
-# Plain data that training scripts leave beside the weights; building them runs no foreign code.
-_REBUILDERS: tuple[Any, Any] = (np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0])
-_PLAIN_DATA: list[Any] = [
-    argparse.Namespace,
-    datetime.timedelta,
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-    *(
-        (function, f"{module}.multiarray.{function.__name__}")
-        for function in _REBUILDERS
-        for module in ("numpy.core", "numpy._core")
-    ),
-]
-_NESTS = (("state_dict",), ("model_state_dict",), ("model",), ("state", "model"))
+logger = logging.getLogger(__name__)
+
 _COMPILED = "_orig_mod."
+# Buffers that a network computes when it is built, so that a file may lack or keep them.
+_DERIVED = (
+    "attn_mask",
+    "num_batches_tracked",
+    "position_ids",
+    "relative_coords_table",
+    "relative_position_index",
+)
+_PROFILED = ("total_ops", "total_params")  # counters that profilers leave in state dicts
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|polyak|averaged?)([._]|\d|$)", re.IGNORECASE)
+_SHAPES = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch.Size\(\[(.*?)\]\) from checkpoint, "
+    r"the shape in current model is torch.Size\(\[(.*?)\]\)"
+)
+_MOST_TRIED = 8  # prefixes per nest
 
 
-def read_checkpoint(path: str | Path, key: str | None = None) -> dict[str, Any]:
-    """Returns all that a checkpoint file holds, on the CPU, without running any code from it.
+@dataclass
+class _Copy:
+    """Tensors in a checkpoint that may be the network's, and how they differ from them."""
 
-    Args:
-        path: A safetensors file, or one written by `torch.save`, in the old format or the new.
-        key: The config key that names the file, for messages.
+    nest: str
+    prefix: str
+    state: OrderedDict[str, Any]
+    hits: int
+    differences: str = field(default="")
 
-    Raises:
-        InputError: No such file, a directory, a damaged file, one that holds pickled objects, or
-            one that holds no dictionary.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError("a directory where a weight file is needed", key=key, found=str(path))
-    if not path.is_file():
-        raise InputError("no such weight file", key=key, found=str(path))
-    with open(path, "rb") as file:
-        head = file.read(9)
-    try:
-        if path.suffix == ".safetensors" or (head[8:] == b"{" and head[:2] != b"PK"):
-            return dict(load_file(path, device="cpu"))
-        with torch.serialization.safe_globals(_PLAIN_DATA), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on how to unpickle regardless
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes surface as errors of many kinds
-        raise _unreadable(path, error, head, key) from error
-    if not isinstance(content, Mapping):
-        raise InputError(
-            f"{path} holds no state dict",
-            key=key,
-            found=type(content).__name__,
-            accepted="a dictionary from names to tensors",
-        )
-    return dict(content)
+    def __str__(self) -> str:
+        return f"nest={self.nest}&prefix={self.prefix}"
 
 
-def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
-    """Returns the state dict in a checkpoint file, bare or nested, its keys as they are stored.
+def load_weights(
+    network: nn.Module,
+    content: Mapping[str, Any],
+    where: str,
+    *,
+    nest: str | None = None,
+    prefix: str | None = None,
+    rename: Callable[[str], str] | None = None,
+    unused: tuple[str, ...] | None = None,
+) -> None:
+    """Loads a network's weights from what `read_checkpoint` read, or says how the two differ.
 
-    `load_strictly` removes what wrappers have put in front of the keys.
-
-    Args:
-        path: The file; nestings are `state_dict`, `model_state_dict`, `model` and `state.model`.
-        key: The config key that names the file, for messages.
-
-    Raises:
-        InputError: As `read_checkpoint`, or no state dict is found.
-    """
-    return state_dict_in(read_checkpoint(path, key), path, key)
-
-
-def state_dict_in(
-    content: Mapping[str, Any], path: str | Path, key: str | None = None
-) -> dict[str, Tensor]:
-    """Returns the state dict in what `read_checkpoint` read from a path; see `read_state_dict`."""
-    for nest in ((), *_NESTS):
-        inner: Any = content
-        for name in nest:
-            inner = inner.get(name) if isinstance(inner, Mapping) else None
-        if _is_state_dict(inner):
-            return dict(inner)
-    raise InputError(
-        f"{path} holds no state dict",
-        key=key,
-        found=", ".join(map(str, list(content)[:6])),
-        accepted="names to tensors, bare or under " + ", ".join(".".join(nest) for nest in _NESTS),
-    )
-
-
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Loads a state dict into a network, or says how the two differ.
-
-    Of all prefixes in the state dict, the one under which most keys of the network lie is removed;
-    keys outside it belong to other parts of the checkpoint. Under it every key has to match.
+    Under the nest and the prefix every name has to match, by torch's own loading, except for tied
+    names of a tensor that is there, buffers that the network computes itself, counters of profilers
+    and values that are no tensors. What lies outside belongs to other parts of the checkpoint.
 
     Args:
-        network: The network to fill.
-        state: As `read_state_dict` gives it.
-        where: The config key or file for the message.
+        network: The network to fill; it stays as it was if this fails.
+        content: A state dict, or a mapping with state dicts in it.
+        where: The config key or file for messages.
+        nest: The dotted path of the state dict, "" for the top; None to find it.
+        prefix: What stands in front of the network's names; None to find it.
+        rename: From a name in the file to the one that is meant.
+        unused: Beginnings of names, under the prefix, that a file may hold and the network lacks.
 
     Raises:
-        InputError: Missing or unexpected keys, or tensors of another shape.
+        InputError: No state dict, missing or unexpected names, other shapes, tied names with
+            different values, or several copies of the network.
     """
     expected = network.state_dict(keep_vars=True)
-    cleaned = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
-    prefix, hits = _closest_prefix(cleaned, expected)
-    given = {name[len(prefix) :]: each for name, each in cleaned.items() if name.startswith(prefix)}
-    shapes = [
-        f"{name}: {tuple(given[name].shape)} in the file, {tuple(wanted.shape)} in the network"
-        for name, wanted in expected.items()
-        if name in given and wanted.shape != given[name].shape
-    ]
-    unexpected = [name for name in given if name not in expected]
-    missing = _missing(expected, given)
-    differences = describe_differences(missing, unexpected, shapes)
-    if differences:
-        closest = f"closest prefix {prefix!r}, with {hits} of {len(expected)} keys"
+    nests = {path: state for path, state in _state_dicts(content) if nest in (None, path)}
+    if not nests:
+        what = "the file holds no state dict" + ("" if nest is None else f" under {nest!r}")
+        if "param_groups" in content:
+            what = "the file holds the state of an optimizer and no weights"
         raise InputError(
-            f"the weights do not fit the network: {differences}; "
-            + (closest if hits else "none of the network's keys is in the file"),
+            what,
             key=where,
+            found=", ".join(map(str, list(content)[:6])),
+            accepted="names to tensors, bare or in a mapping",
         )
-    network.load_state_dict(given, strict=False)  # what strict would add has been checked
+    copies: list[_Copy] = []
+    for path, state in nests.items():
+        copies += _copies(path, state, expected, prefix, rename)
+    copies = [copy for copy in copies if copy.hits] or copies
+    for copy in copies:
+        for name in [name for name in copy.state if unused and name.startswith(unused)]:
+            if name not in expected:
+                del copy.state[name]
+        copy.differences = _differences(network, expected, copy.state)
+    fitting = [copy for copy in copies if not copy.differences]
+    if not fitting:
+        _refuse_misfit(copies, nests, expected, where, prefix)
+    if any(not _same(fitting[0].state, other.state) for other in fitting[1:]):
+        raise InputError(
+            "the file holds several copies of the network's weights; nest and prefix say which one",
+            key=where,
+            accepted=" or ".join(map(str, fitting)),
+        )
+    chosen = fitting[0]
+    if prefix is None:
+        _warn_of_averages(content, chosen, where)
+    network.load_state_dict(_wanted(network, chosen.state), strict=False)  # strictness: tried above
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Any], where: str) -> None:
+    """Loads a bare state dict into a network; see `load_weights`."""
+    load_weights(network, state, where, nest="")
 
 
 def describe_differences(
@@ -166,50 +145,258 @@ def describe_differences(
     )
 
 
-def _missing(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Keys that must be given: not a tied name of a given one, not a counter old files lack."""
-    filled = {id(tensor) for name, tensor in expected.items() if name in given}
-    return [
-        name
-        for name, tensor in expected.items()
-        if name not in given
-        and id(tensor) not in filled
-        and not name.endswith("num_batches_tracked")
-    ]
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) for name in content)
-        and all(isinstance(tensor, Tensor) for tensor in content.values())
+def _refuse_misfit(
+    copies: list[_Copy],
+    nests: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    where: str,
+    prefix: str | None,
+) -> None:
+    best = max(copies, key=lambda copy: copy.hits, default=None)
+    if best is None:
+        names = [str(name) for state in nests.values() for name in state]
+        raise InputError(
+            "no name in the file has this prefix", key=where, found=prefix, accepted=names[0]
+        )
+    closest = f"closest prefix {best.prefix!r}, with {best.hits} of {len(expected)} keys"
+    if best.nest:
+        closest += f", under {best.nest!r}"
+    raise InputError(
+        f"the weights do not fit the network: {best.differences}; "
+        + (closest if best.hits else "none of the network's keys is in the file"),
+        key=where,
     )
 
 
-def _closest_prefix(state: Iterable[str], expected: Mapping[str, Any]) -> tuple[str, int]:
-    """The dotted prefix under which most expected keys lie, the shortest such, and how many."""
+# ------------------------------------------------------------------------------ candidates
+
+
+def _state_dicts(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The mappings in a checkpoint that hold tensors, by their dotted paths."""
+    seen: set[int] = set()
+    level: list[tuple[str, Mapping[str, Any]]] = [("", content)]
+    for _ in range(4):
+        deeper = []
+        for path, mapping in level:
+            if id(mapping) in seen:
+                continue
+            seen.add(id(mapping))
+            if any(isinstance(name, str) and isinstance(mapping[name], Tensor) for name in mapping):
+                yield path, mapping
+            deeper += [
+                (f"{path}.{name}".lstrip("."), inner)
+                for name, inner in mapping.items()
+                if isinstance(inner, Mapping) and isinstance(name, str)
+            ]
+        level = deeper
+
+
+def _copies(
+    nest: str,
+    mapping: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    prefix: str | None,
+    rename: Callable[[str], str] | None,
+) -> Iterator[_Copy]:
+    """The parts of a state dict that may be the network's, those with most of its names first."""
+    names = {name: name.replace(_COMPILED, "") for name in mapping if isinstance(name, str)}
+    if rename is not None:
+        names = {name: rename(clean) for name, clean in names.items()}
+    state = {clean: mapping[name] for name, clean in names.items()}
+    versions = getattr(mapping, "_metadata", None)
+    hits = _prefixes(state, expected)
+    if prefix is not None:
+        prefix = f"{prefix.rstrip('.')}." if prefix else ""
+        tried = [(prefix, hits[prefix])]
+    else:
+        tried = sorted(hits.items(), key=lambda item: (-item[1], len(item[0])))[:_MOST_TRIED] or [
+            ("", 0)
+        ]
+    for start, count in tried:
+        inside = OrderedDict(
+            (name[len(start) :], value) for name, value in state.items() if name.startswith(start)
+        )
+        if inside:
+            inside._metadata = _versions(versions, start)  # type: ignore[attr-defined]
+            yield _Copy(nest, start.rstrip("."), inside, count)
+
+
+def _prefixes(state: Iterable[str], expected: Mapping[str, Any]) -> Counter[str]:
+    """The dotted prefixes under which names of the network lie, and how many."""
     hits: Counter[str] = Counter()
+    longest = max(map(len, expected), default=0)
     for name in state:
-        starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
-        hits.update(name[:start] for start in starts if name[start:] in expected)
-    best = max(hits.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
-    return best[0], best[1]
+        dots = (dot.end() for dot in re.finditer(r"\.", name[-longest - 1 :]))
+        offset = max(0, len(name) - longest - 1)
+        hits.update(
+            name[:start]
+            for start in (0, *(offset + dot for dot in dots))
+            if name[start:] in expected
+        )
+    return hits
 
 
-def _unreadable(path: Path, error: Exception, head: bytes, key: str | None) -> InputError:
-    accepted = "safetensors, or a file saved with torch.save(network.state_dict(), path)"
-    if isinstance(error, pickle.UnpicklingError):
-        culprit = re.search(r"(?:GLOBAL|function) (\w+(?:\.\w+)+)", str(error))
-        if culprit or (head[:1] == b"\x80" and "Unsupported operand" in str(error)):
-            named = f" ({culprit.group(1)})" if culprit else ""
-            return InputError(
-                f"{path} holds pickled objects{named}; opening them can run code, so it is refused",
-                key=key,
-                accepted=accepted,
-            )
-    return InputError(
-        f"{path} cannot be read: it is truncated, damaged or no weight file",
-        key=key,
-        accepted=accepted,
+def _versions(versions: Any, prefix: str) -> dict[str, dict[str, int]] | None:
+    """What a file says about the versions of the modules under a prefix."""
+    if not isinstance(versions, Mapping):
+        return None
+    found: dict[str, dict[str, int]] = {}
+    for name, stated in versions.items():
+        name = f"{name}.".replace(_COMPILED, "").lstrip(".") if isinstance(name, str) else "?"
+        version = stated.get("version") if isinstance(stated, Mapping) else None
+        if name.startswith(prefix) and isinstance(version, int):
+            found[name[len(prefix) :].rstrip(".")] = {"version": version}
+    return found
+
+
+# ------------------------------------------------------------------------------ fit
+
+
+def _differences(network: nn.Module, expected: Mapping[str, Any], state: Any) -> str:
+    """How a state dict differs from a network by torch's own loading, which nothing is left of."""
+    state = _wanted(network, state)
+    shapes: list[str] = []
+    with _on_meta(network), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # loading to the meta device keeps nothing, as intended
+        try:
+            try:
+                outcome = network.load_state_dict(state, strict=False)
+            except RuntimeError as error:
+                found = _SHAPES.findall(str(error))
+                if not found:
+                    raise
+                shapes = [
+                    f"{n}: {_shape(a)} in the file, {_shape(b)} in the network" for n, a, b in found
+                ]
+                for name, *_ in found:
+                    state.pop(name, None)
+                outcome = network.load_state_dict(state, strict=False)
+        except Exception as error:  # modules' own loading fails in its own ways
+            return f"{type(error).__name__}: {error}"
+    mismatched = {shape.partition(":")[0] for shape in shapes}
+    tied = _tied(expected)
+    missing = [
+        name
+        for name in outcome.missing_keys
+        if name not in mismatched
+        and name.rpartition(".")[2] not in _DERIVED
+        and not any(other in state for other in tied.get(name, ()))
+    ]
+    unequal = [
+        f"{name}, {other}"
+        for name, others in tied.items()
+        for other in others
+        if name < other
+        and name in state
+        and other in state
+        and not _equal(state[name], state[other])
+    ]
+    differences = describe_differences(missing, outcome.unexpected_keys, shapes)
+    if unequal:
+        which = f"{len(unequal)} of one tensor with different values ({'; '.join(unequal[:4])})"
+        differences = f"{differences}; {which}" if differences else which
+    return differences
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def _wanted(network: nn.Module, state: Any) -> OrderedDict[str, Any]:
+    """A state dict without what no network takes from a file."""
+    own = network.state_dict()
+    wanted = OrderedDict(
+        (name, value)
+        for name, value in state.items()
+        if name in own
+        or (isinstance(value, Tensor) and name.rpartition(".")[2] not in (*_DERIVED, *_PROFILED))
     )
+    versions = getattr(state, "_metadata", None)
+    # A file without versions of modules, such as safetensors, counts as of today's.
+    wanted._metadata = own._metadata if versions is None else versions  # type: ignore[attr-defined]
+    return wanted
+
+
+def _tied(expected: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The other names of each tensor that has several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in expected.items():
+        names.setdefault(id(tensor), []).append(name)
+    return {
+        name: [other for other in group if other != name]
+        for group in names.values()
+        for name in group
+        if len(group) > 1
+    }
+
+
+@contextmanager
+def _on_meta(network: nn.Module) -> Iterator[None]:
+    """Puts a network on the meta device, where loading takes no memory, and all back afterwards."""
+    before = []
+    stand_ins: dict[int, Any] = {}
+    for module in list(network.modules()):
+        kept = dict(module.__dict__)
+        for name in ("_parameters", "_buffers", "_modules"):
+            kept[name] = dict(kept[name])
+        before.append((module, kept))
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or nn.parameter.is_lazy(tensor):
+                    continue
+                if id(tensor) not in stand_ins:
+                    empty: Tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    stand_ins[id(tensor)] = nn.Parameter(empty, False) if is_parameter else empty
+                tensors[name] = stand_ins[id(tensor)]
+    try:
+        yield
+    finally:
+        for module, kept in before:
+            module.__dict__.clear()
+            module.__dict__.update(kept)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return first is second
+    return first.shape == second.shape and torch.equal(first, second.to(first.dtype))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    tensors = [{n: v for n, v in each.items() if isinstance(v, Tensor)} for each in (first, second)]
+    return tensors[0].keys() == tensors[1].keys() and all(
+        _equal(value, tensors[1][name]) for name, value in tensors[0].items()
+    )
+
+
+def _warn_of_averages(content: Mapping[str, Any], chosen: _Copy, where: str) -> None:
+    """Says that a file holds a moving average, or its like, which is not loaded."""
+    found: list[str] = []
+    seen: set[int] = set()
+    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
+    taken = f"{chosen.nest}.{chosen.prefix}".strip(".")
+    for _ in range(4):
+        deeper = []
+        for path, mapping in level:
+            if id(mapping) in seen:
+                continue
+            seen.add(id(mapping))
+            for name, value in mapping.items():
+                full = f"{path}.{name}".lstrip(".")
+                if path == chosen.nest and full.startswith(taken) and isinstance(value, Tensor):
+                    continue
+                if _AVERAGED.search(str(name)) and isinstance(value, Mapping | list | Tensor):
+                    found.append(full)
+                elif isinstance(value, Mapping):
+                    deeper.append((full, value))
+        level = deeper
+    if found:
+        logger.warning(
+            "%s: the weights of nest %r, prefix %r are taken; the file also holds averaged ones, "
+            "which are not used (%s)",
+            where,
+            chosen.nest,
+            chosen.prefix,
+            ", ".join(found[:3]),
+        )

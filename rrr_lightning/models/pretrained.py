@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.state_dicts import load_strictly, read_state_dict
+from rrr_lightning.distillation.state_dicts import load_weights
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.files import sha256_of
 from rrr_lightning.models.vocabulary import Vocabulary
@@ -31,6 +32,8 @@ _AS_PUBLISHED = {
     "googlenet": {"transform_input": True, "init_weights": False},
     "inception_v3": {"transform_input": True, "init_weights": False},
 }
+# Heads that help to train these networks alone; ours are built without them.
+_AUXILIARY = {"GoogLeNet": ("aux1.", "aux2."), "Inception3": ("AuxLogits.",)}
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
@@ -168,8 +171,15 @@ def _from_file(
             accepted="?weights=NAME, or ?checkpoint=FILE&num_classes=N",
         )
     path = Path(query["checkpoint"]).expanduser()
-    state: dict[str, Tensor] = read_state_dict(path, key)
-    load_strictly(network, {_OLD_DENSENET.sub(r"\1\2", name): state[name] for name in state}, key)
+    load_weights(
+        network,
+        read_checkpoint(path, key),
+        key,
+        nest=query.get("nest"),
+        prefix=query.get("prefix"),
+        rename=lambda name: _OLD_DENSENET.sub(r"\1\2", name),
+        unused=_AUXILIARY.get(type(network).__name__),
+    )
     return Pretrained(network, schema, sha256_of(path))
 
 

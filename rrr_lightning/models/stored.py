@@ -12,16 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.state_dicts import (
-    load_strictly,
-    read_checkpoint,
-    read_state_dict,
-    state_dict_in,
-)
+from rrr_lightning.distillation.state_dicts import load_weights
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import sha256_of
 from rrr_lightning.models.base import CHECKPOINT_KEY
@@ -56,8 +52,7 @@ def load_checkpoint(path: Path, key: str) -> Pretrained:
             accepted="a checkpoint of this library, torchvision:NAME?checkpoint=FILE, or "
             "{model: {class_path, init_args}, checkpoint: FILE}",
         )
-    state = state_dict_in(content, path, key)
-    return _rebuild(path, {**content, CHECKPOINT_KEY: described}, state, sha256_of(path), key)
+    return _rebuild(path, content, sha256_of(path), key)
 
 
 def load_exported(folder: Path, key: str) -> Pretrained:
@@ -78,13 +73,11 @@ def load_exported(folder: Path, key: str) -> Pretrained:
     if not isinstance(described, dict) or not isinstance(described.get("arguments"), dict):
         raise InputError(f"{path} does not say which network it describes", key=key)
     weights = folder / WEIGHTS_FILE
-    state = read_state_dict(weights, key)
-    return _rebuild(path, {CHECKPOINT_KEY: described}, state, sha256_of(weights), key)
+    content = {CHECKPOINT_KEY: described, "state_dict": read_checkpoint(weights, key)}
+    return _rebuild(path, content, sha256_of(weights), key)
 
 
-def _rebuild(
-    path: Path, content: dict[str, Any], state: Mapping[str, Tensor], sha256: str, key: str
-) -> Pretrained:
+def _rebuild(path: Path, content: dict[str, Any], sha256: str, key: str) -> Pretrained:
     """The student that a checkpoint describes, with its weights and its names of columns."""
     described = content[CHECKPOINT_KEY]
     kind, arguments = str(described.get("class")), described["arguments"]
@@ -106,7 +99,7 @@ def _rebuild(
         module = getattr(importlib.import_module(_CLASSES[kind]), kind)(**arguments)
     except (InputError, TypeError) as error:
         raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
-    load_strictly(module, state, key)
+    load_weights(module, content, key, nest="state_dict")
     module.on_load_checkpoint(content)
     return Pretrained(module, stored_schema(described), sha256, ledger=stored_ledger(content))
 

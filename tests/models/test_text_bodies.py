@@ -227,7 +227,7 @@ def test_bodies_that_are_not_there(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(InputError, match=r"model\.body: .*notes\.txt cannot be read: it is trunc"):
+    with pytest.raises(InputError, match=r"model\.body: .*notes\.txt is no weight file but text"):
         load_body(str(tmp_path / "notes.txt"), pretrained=True)
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
     with pytest.raises(InputError, match=r"model\.body: .*does not say which network"):
