@@ -96,7 +96,6 @@ def new_ledger() -> dict[str, Any]:
         "device_seconds": 0.0,
         "phases": {name: {"seconds": 0.0, "count": 0, "flops": None} for name in PHASES},
         "flops": {"student": 0.0, "teacher": 0.0},
-        "lost": _nothing_lost(),
         "step_seconds": {"plain": None, "distilled": None},
         "peak_memory_bytes": 0,
         "energy_joules": 0.0,
@@ -154,8 +153,8 @@ def continued(
 ) -> dict[str, Any]:
     """Returns the ledger of a run that goes on at `step`, from either or both of two others.
 
-    The one that knows more tells what was paid. What of it is not in the checkpoint is lost, and
-    will be done once more.
+    The one that knows more tells what was paid. Steps that are not in the checkpoint are done once
+    more, and counted as redone.
 
     Args:
         kept: The ledger in the checkpoint; None where the run begins again at its first step.
@@ -171,36 +170,10 @@ def continued(
         **paid,
         "step": step,
         "redone_steps": paid["redone_steps"] + paid["step"] - step,
-        "lost": _lost(paid, kept or new_ledger()),
         "mixed_hardware": any(
             each["mixed_hardware"] or (each["hardware"], each["world_size"]) != here
             for each in known
         ),
-    }
-
-
-def _nothing_lost() -> dict[str, Any]:
-    return {"seconds": dict.fromkeys(PHASES, 0.0), "flops": {"student": 0.0, "teacher": 0.0}}
-
-
-def _lost(paid: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns all that was paid and is no part of what is kept; None where that is not known."""
-    before = kept.get("lost")
-    if before is None:
-        if kept["redone_steps"]:
-            return None
-        before = _nothing_lost()
-    return {
-        "seconds": {
-            name: before["seconds"][name]
-            + paid["phases"][name]["seconds"]
-            - kept["phases"][name]["seconds"]
-            for name in PHASES
-        },
-        "flops": {
-            whose: _add(before["flops"][whose], _add(paid["flops"][whose], _minus(flops)))
-            for whose, flops in kept["flops"].items()
-        },
     }
 
 
@@ -245,10 +218,6 @@ def write_ledger(path: Path, ledger: Mapping[str, Any]) -> None:
 
 def _sum(column: Sequence[float]) -> float | None:
     return None if any(math.isnan(number) for number in column) else sum(column)
-
-
-def _minus(number: float | None) -> float | None:
-    return None if number is None else -number
 
 
 def _add(before: float | None, now: float | None) -> float | None:

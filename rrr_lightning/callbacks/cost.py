@@ -4,7 +4,7 @@
 
 The ledger is written to `ledger.json` beside the run every few seconds, and is saved in its
 checkpoints. A run that goes on from a checkpoint goes on from its ledger: steps that a crash lost
-and that are done once more are paid twice, counted as redone, and what they cost is told as lost.
+and that are done once more are paid twice, and counted as redone.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ often they happen is a choice of the user, not of the method. `wall_without_data
 waiting as well, as on a machine whose loader keeps up. `flops` counts the operations of the student
 and of the teacher forwards, and is the same on every machine.
 
-The work that a crash has lost is in the ledger, but is no cost of an arm: `lost` tells what it was,
-and it is taken out. Without that entry costs are scaled by the share of steps that were not redone.
+The work that a crash has lost is in the ledger, but is no cost of an arm: costs are scaled by the
+share of steps that were not redone.
 
 Seconds of different machines are never added up or held against each other, only operations are.
 """
@@ -29,13 +29,9 @@ TRAINING = ("student_step", "teacher_forward", "data_wait", "other")
 
 
 def phase_seconds(ledger: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the device-seconds of a run by phase, without what a crash has lost."""
+    """Returns the device-seconds of a run by phase, without the share of redone steps."""
     scale = (ledger.get("world_size") or 1) * _kept(ledger)
-    lost = (ledger.get("lost") or {}).get("seconds", {})
-    return {
-        name: scale * (float(phase["seconds"]) - lost.get(name, 0.0))
-        for name, phase in ledger["phases"].items()
-    }
+    return {name: scale * float(phase["seconds"]) for name, phase in ledger["phases"].items()}
 
 
 def run_costs(ledger: Mapping[str, Any]) -> dict[str, float]:
@@ -43,24 +39,16 @@ def run_costs(ledger: Mapping[str, Any]) -> dict[str, float]:
     seconds = phase_seconds(ledger)
     wall = sum(seconds.get(name, 0.0) for name in TRAINING)
     costs = {"wall": wall, "wall_without_data": wall - seconds.get("data_wait", 0.0)}
-    flops = [_flops(ledger, whose) for whose in ("student", "teacher")]
-    known = [each for each in flops if each is not None]
-    if len(known) == len(flops):
-        costs["flops"] = sum(known)
+    student, teacher = ledger["flops"]["student"], ledger["flops"]["teacher"]
+    if student is not None and teacher is not None:
+        costs["flops"] = _kept(ledger) * (float(student) + float(teacher))
     return {clock: cost for clock, cost in costs.items() if cost > 0}
 
 
-def _flops(ledger: Mapping[str, Any], whose: str) -> float | None:
-    """Returns the operations of a run, without those that a crash has lost."""
-    paid = ledger["flops"][whose]
-    lost = ledger["lost"]["flops"][whose] if ledger.get("lost") else 0.0
-    return None if paid is None or lost is None else _kept(ledger) * (float(paid) - lost)
-
-
 def _kept(ledger: Mapping[str, Any]) -> float:
-    """Returns the share of a run that counts, where the ledger does not tell what was lost."""
+    """Returns the share of a run's steps that were not redone."""
     steps, redone = ledger["steps"], ledger.get("redone_steps") or 0
-    return 1.0 if ledger.get("lost") or not steps else float(steps - redone) / steps
+    return float(steps - redone) / steps if steps else 1.0
 
 
 def charged(point: Point, clock: Clock, charge: Charge, amortized_over: int) -> float | None:

@@ -52,16 +52,6 @@ def test_redone_steps_are_no_cost_of_an_arm() -> None:
     assert found == pytest.approx({"wall": 24.8, "wall_without_data": 21.6, "flops": 6.4e9})
 
 
-def test_lost_work_is_taken_out_as_it_was() -> None:
-    seconds = {"student_step": 1.5, "teacher_forward": 1.0, "data_wait": 0.5, "validation": 2.5}
-    told = {"seconds": seconds, "flops": {"student": 1e9, "teacher": 5e8}}
-    lossy = ledger(redone_steps=20, lost=told)
-    assert run_costs(lossy) == pytest.approx({"wall": 25, "wall_without_data": 22, "flops": 6.5e9})
-    assert phase_seconds(lossy)["validation"] == 5.0
-    unknown = {"seconds": seconds, "flops": {"student": None, "teacher": 0.0}}
-    assert set(run_costs(ledger(lost=unknown))) == {"wall", "wall_without_data"}
-
-
 @pytest.mark.parametrize("unknown", ["student", "teacher"])
 def test_unknown_clocks_are_left_out(unknown: str) -> None:
     flops = {"student": 6e9, "teacher": 2e9, unknown: None}
