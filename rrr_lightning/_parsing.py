@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,46 +11,12 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_only
-from torch import distributed
 
+from rrr_lightning.commands import fail
 from rrr_lightning.distillation.losses import RowLoss
 from rrr_lightning.errors import InputError, did_you_mean
 
-REFUSED = "rrr_lightning/refused"
 SHIPPED = Path(__file__).parent / "configs"
-
-
-def fail(line: str) -> NoReturn:
-    """Prints one line, on one rank, and exits with 2 on every rank."""
-    if _is_first_to_refuse():
-        sys.stderr.write(f"rrr: error: {' '.join(line.split())}\n")
-        sys.stderr.flush()
-    sys.exit(2)
-
-
-def is_refused_elsewhere() -> bool:
-    """Whether another rank has ended with a line of its own, and so broken off this one."""
-    if not distributed.is_initialized():
-        return False
-    try:
-        return bool(_default_store().add(REFUSED, 0) > 0)
-    except distributed.DistError:  # the store is gone with rank 0, which has spoken
-        return True
-
-
-def _is_first_to_refuse() -> bool:
-    """Only some ranks may have seen the wrong input, so the first one speaks, not always rank 0."""
-    if not distributed.is_initialized():
-        return getattr(rank_zero_only, "rank", 0) == 0
-    try:
-        return bool(_default_store().add(REFUSED, 1) == 1)
-    except distributed.DistError:  # the store is gone with rank 0, which has spoken
-        return False
-
-
-def _default_store() -> Any:
-    return distributed.distributed_c10d._get_default_store()
 
 
 def find_config(name: str) -> str:

@@ -33,6 +33,7 @@ from rrr_lightning.checkpointing import (
     check_checkpoint,
     find_checkpoint,
 )
+from rrr_lightning.commands import WRONG_INPUT, fail, is_refused_elsewhere
 from rrr_lightning.data import embedded, glue, images, text  # noqa: F401 - for short class names
 from rrr_lightning.errors import InputError
 from rrr_lightning.metrics_file import MetricsFile
@@ -76,8 +77,6 @@ class RRRCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Makes a parser that finds shipped configurations by name."""
         parser = self.parser_class(prog="rrr", **kwargs)
-        commands = "rrr export, rrr glue, rrr study, rrr targets"
-        parser.epilog = f"Commands of their own: {commands}; see their --help."
         parser.add_argument(
             "-c",
             "--config",
@@ -203,14 +202,14 @@ def _run_or_refuse(run: Callable[[], object]) -> None:
         with _quiet():
             run()
     except MisconfigurationException as error:
-        _parsing.fail(str(error))
+        fail(str(error))
     except Exception as error:
         # jsonargparse wraps what a constructor raises into an error of its own.
         known = _parsing.input_error(error)
         if known is not None:
-            _parsing.fail(str(known))
-        if _parsing.is_refused_elsewhere():
-            sys.exit(2)
+            fail(str(known))
+        if is_refused_elsewhere():
+            sys.exit(WRONG_INPUT)
         raise
 
 

@@ -10,18 +10,16 @@ appears whole or not at all.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from rrr_lightning import _parsing
 from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.distillation.weight_files import add_checksum, read_checkpoint
 from rrr_lightning.errors import InputError
@@ -123,21 +121,3 @@ def _write_student(module: StudentModule, described: Mapping[str, Any], folder: 
     save_file(tensors, folder / WEIGHTS_FILE)
     kept = {name: described[name] for name in DESCRIBED if name in described}
     (folder / STUDENT_FILE).write_text(json.dumps(kept, indent=1) + "\n")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        _parsing.fail(message)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs `rrr export`."""
-    parser = _Parser("rrr export", description="Writes a trained student as a folder.")
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint of this library")
-    parser.add_argument("--to", required=True, help="the folder; new, or empty")
-    given = parser.parse_args(arguments)
-    try:
-        folder = export_checkpoint(given.checkpoint, given.to)
-    except InputError as error:
-        _parsing.fail(str(error))
-    print(f"exported to {folder}")

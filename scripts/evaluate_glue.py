@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from rrr_lightning.glue.command import main
+from rrr_lightning.commands import COMMANDS, run
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda: COMMANDS["glue"].run(sys.argv[1:]))

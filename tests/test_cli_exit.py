@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import distributed
 
-from rrr_lightning import _parsing, cli
-from rrr_lightning._parsing import REFUSED
+from rrr_lightning import cli, commands
 from rrr_lightning.cli import main
+from rrr_lightning.commands import REFUSED
 from rrr_lightning.errors import InputError
 
 
@@ -111,6 +111,6 @@ def test_a_rank_whose_store_is_gone_counts_as_broken_off_by_rank_0(
             raise distributed.DistStoreError("Connection reset by peer")
 
     join()
-    assert not _parsing.is_refused_elsewhere()
-    monkeypatch.setattr(_parsing, "_default_store", Gone)
-    assert _parsing.is_refused_elsewhere()
+    assert not commands.is_refused_elsewhere()
+    monkeypatch.setattr(commands, "_store", Gone)
+    assert commands.is_refused_elsewhere()

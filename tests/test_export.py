@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from rrr_lightning.__main__ import main as rrr
 from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.commands import COMMANDS, run
+from rrr_lightning.commands import main as rrr
 from rrr_lightning.errors import InputError
-from rrr_lightning.export import export_checkpoint, main
+from rrr_lightning.export import export_checkpoint
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fine_tune import fine_tune
 from rrr_lightning.models.image_classifier import ImageClassifier
@@ -231,7 +233,7 @@ def test_the_command_says_where_or_why_not(
          "--checkpoint: .*around a network object"),
     ):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
-            main(wrong)
+            run(partial(COMMANDS["export"].run, wrong))
         line = capsys.readouterr().err
         assert caught.value.code == 2
         assert line.startswith("rrr: error: ")

@@ -80,7 +80,7 @@ def read_study(name: str, quality_data: str | None = None) -> Study:
     if quality_data is None:
         return study
     if study.quality.command is None:
-        raise InputError("the quality of this study comes from its logs", key="--quality-data")
+        raise InputError("the quality of this study comes from its logs", key="--quality_data")
     return replace(study, quality=replace(study.quality, data=quality_data))
 
 

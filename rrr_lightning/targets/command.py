@@ -10,15 +10,13 @@ stopped; nothing that is written is written again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from rrr_lightning._parsing import fail
 from rrr_lightning.cli import RRRCLI
 from rrr_lightning.cli import main as run
 from rrr_lightning.data.base import KeyedDataModule
@@ -80,23 +78,15 @@ class TargetsCLI(RRRCLI):
         write_targets(self.trainer, model, datamodule, distillation, self.choice)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        fail(message)
+def write(folder: Path, kind: Kind | None, classes: int | None, options: Sequence[str]) -> None:
+    """Runs `rrr targets`.
 
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs `rrr targets`."""
-    parser = _Parser(
-        prog="rrr targets",
-        description="Writes the teachers' targets for a coming run.",
-        epilog="All options of `rrr fit` are taken as well, such as --config.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the folder of the targets")
-    parser.add_argument("--kind", choices=get_args(Kind), help="what is kept of a row")
-    parser.add_argument("--classes", type=int, help="how many classes are kept of a row")
-    given, rest = parser.parse_known_args(list(arguments))
-    choice = Choice(given.out.expanduser(), given.kind, given.classes)
-    sys.argv[1:] = ["fit", *rest]  # Lightning's parser reads the process's own
+    Args:
+        folder: Where to write.
+        kind: What is stored of the teachers' logits; chosen by their number of classes if None.
+        classes: How many classes are stored per sample, for the kinds that store some.
+        options: Options of `rrr fit`.
+    """
+    choice = Choice(folder, kind, classes)
+    sys.argv[1:] = ["fit", *options]  # Lightning's parser reads the process's own
     run(lambda: TargetsCLI(choice))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rrr_lightning.study.command import ACTIONS
+from rrr_lightning.commands import STUDY_ACTIONS
 from rrr_lightning.study.plan import make_plan
 from rrr_lightning.study.study_file import SHIPPED, make_study
 
@@ -26,7 +26,7 @@ def test_its_study_plans(tmp_path: Path) -> None:
 
 def test_its_commands_are_all_commands() -> None:
     assert re.findall(r"^    rrr study (\w+) +FILE --out FOLDER", PAGE, re.MULTILINE) == list(
-        ACTIONS
+        STUDY_ACTIONS
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rrr_lightning.glue import command
+from rrr_lightning import commands
 from rrr_lightning.jobs.process import MARKER, read_json
 
 SETTINGS = "every_task: {max_steps: 4, batch_size: 8, max_length: 32, start: checkpoint}\n"
@@ -18,12 +18,12 @@ SETTINGS = "every_task: {max_steps: 4, batch_size: 8, max_length: 32, start: che
 def test_tasks_are_fine_tuned_on_the_gpu(
     body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(command.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(commands.__file__).parents[1]))
     settings, out = tmp_path / "settings.yaml", tmp_path / "out"
     settings.write_text(SETTINGS)
     options = ("--tasks", "rte,stsb", "--settings", str(settings), "--seeds", "3")
     given = ("--checkpoint", body, "--data", data, "--out", str(out), *options)
-    command.main((*given, "--devices", "gpu:0"))
+    commands.COMMANDS["glue"].run((*given, "--devices", "gpu:0"))
     for task, precision in (("rte", "bf16-mixed"), ("stsb", "32-true")):
         folder = out / "jobs" / f"{task}-3"
         told = read_json(folder / "settings.json")

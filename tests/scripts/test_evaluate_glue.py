@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.glue import command
+from rrr_lightning.commands import COMMANDS
+from rrr_lightning.glue import evaluate as evaluation_module
 from rrr_lightning.jobs import Outcome
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate_glue.py"
@@ -24,10 +25,10 @@ def test_it_is_the_function_of_rrr_glue(monkeypatch: pytest.MonkeyPatch) -> None
         calls.append((given, more))
         return None, Outcome()
 
-    monkeypatch.setattr(command, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_module, "evaluate", evaluate)
     options = ("--checkpoint", "a.ckpt", "--out", "out", "--tasks", "rte", "--devices", "cpu:2")
     run(monkeypatch, *options)
-    command.main(options)
+    COMMANDS["glue"].run(options)
     by_script, by_command = calls
     assert by_script == by_command
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.__main__ import main as rrr
+from rrr_lightning.commands import main as rrr
 from rrr_lightning.jobs import Outcome
 from rrr_lightning.study import command
 from tests.study.studies import write
@@ -86,7 +86,9 @@ def test_wrong_input_ends_with_one_line(refused: Any, tmp_path: Path) -> None:
     assert "no such device" in refused("run", file, "--out", "o", "--devices", "tpu")
     assert "the following arguments are required: --out" in refused("run", file)
     assert "invalid choice: 'fit'" in refused("fit", file, "--out", "o")
-    assert "unrecognized arguments: --seeds" in refused("run", file, "--out", "o", "--seeds=1")
+    assert "--seeds: no such option" in refused("run", file, "--out", "o", "--seeds=1")
+    found = refused("run", file, "--out", "o", "--quality-data", "x")
+    assert found == "--quality-data: no such option; did you mean '--quality_data'?"
     assert "--slurm: not name=value pairs" in refused("run", file, "--out", "o", "--slurm", "x")
     assert not (tmp_path / "o").exists()
     short = write(tmp_path / "short.yaml", durations=[8, 16])
@@ -119,4 +121,4 @@ def test_ctrl_c_says_how_to_go_on(
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, "run", write(tmp_path / "s.yaml"), "--out", str(tmp_path / "o"))
     assert end.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err

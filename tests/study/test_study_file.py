@@ -134,5 +134,5 @@ def test_the_data_of_a_command_are_a_matter_of_the_machine(tmp_path: Path) -> No
     judged = {"metric": "glue", "direction": "max", "target": 80.5, "ceiling": 100, **command}
     name = write(tmp_path / "s.yaml", quality=judged)
     assert read_study(name, "/data/glue").quality.data == "/data/glue"
-    with pytest.raises(InputError, match="--quality-data: the quality of this study comes from"):
+    with pytest.raises(InputError, match="--quality_data: the quality of this study comes from"):
         read_study(write(tmp_path / "t.yaml"), "/data/glue")

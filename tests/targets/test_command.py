@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rrr_lightning.__main__ import main
+from rrr_lightning.commands import main
 from tests.cli_runs import TINY, Command
 
 RUN = (

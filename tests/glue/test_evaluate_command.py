@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.__main__ import main as rrr
-from rrr_lightning.glue import command
+from rrr_lightning.commands import COMMANDS, run
+from rrr_lightning.commands import main as rrr
+from rrr_lightning.glue import evaluate as evaluation_module
 from rrr_lightning.glue.fingerprint import CHECKPOINTS
 from rrr_lightning.jobs import Outcome
 from tests.glue.made import evaluation
 from tests.glue.tiny import write_body
 
 GIVEN = ("--checkpoint", "a.ckpt", "--out", "out")
+
+
+def glue(*arguments: str) -> None:
+    run(lambda: COMMANDS["glue"].run(arguments))
 
 
 @pytest.fixture
@@ -26,12 +31,12 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(more, checkpoint=checkpoint, data=data, out=out)
         return None, seen["outcome"]
 
-    monkeypatch.setattr(command, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_module, "evaluate", evaluate)
     return seen
 
 
 def test_defaults_and_options(called: dict[str, Any]) -> None:
-    command.main(GIVEN)
+    glue(*GIVEN)
     assert (called["data"], called["tasks"], called["protocol"]) == (
         "nyu-mll/glue",
         "all",
@@ -44,7 +49,7 @@ def test_defaults_and_options(called: dict[str, Any]) -> None:
     )
     more = "--slurm slurm_partition=long,timeout_min=9 --submission x.zip --compare b "
     more += "--micro_batch_size 4"
-    command.main((*GIVEN, *options.split(), *more.split()))
+    glue(*GIVEN, *options.split(), *more.split())
     assert called["seeds"] == [1, 2]
     assert called["slurm"] == {"slurm_partition": "long", "timeout_min": 9}
     assert (called["settings"], called["submission"]) == ("s.yaml", "x.zip")
@@ -55,7 +60,7 @@ def test_defaults_and_options(called: dict[str, Any]) -> None:
 def test_failed_jobs_make_the_command_fail(called: dict[str, Any]) -> None:
     called["outcome"].skipped["rte-1"] = "not run: needs mnli-1"
     with pytest.raises(SystemExit) as end:
-        command.main(GIVEN)
+        glue(*GIVEN)
     assert end.value.code == 1
 
 
@@ -64,7 +69,7 @@ def test_failed_jobs_make_the_command_fail(called: dict[str, Any]) -> None:
     [
         (("--seeds", "1,x"), "--seeds: not numbers; found '1,x'; accepted: such as 19,717"),
         (("--slurm", "long"), "--slurm: not name=value pairs; found 'long'"),
-        (("--task", "rte"), "unrecognized arguments: --task rte"),
+        (("--task", "rte"), "--task: no such option; did you mean '--tasks'?"),
     ],
 )
 def test_wrong_options_end_with_one_line(
@@ -74,7 +79,7 @@ def test_wrong_options_end_with_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        command.main((*GIVEN, *options))
+        glue(*GIVEN, *options)
     assert end.value.code == 2
     assert capsys.readouterr().err == f"rrr: error: {line}\n"
 
@@ -118,7 +123,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     def refused(checkpoint: str, out: str, *options: str) -> str:
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as end:
-            command.main(("--checkpoint", checkpoint, "--out", out, "--devices", "cpu:1", *options))
+            glue("--checkpoint", checkpoint, "--out", out, "--devices", "cpu:1", *options)
         assert end.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert sorted(tmp_path.rglob("*")) == before
@@ -142,8 +147,8 @@ def test_ctrl_c_says_how_to_go_on(
     def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "evaluate", stopped)
+    monkeypatch.setattr(evaluation_module, "evaluate", stopped)
     with pytest.raises(SystemExit) as end:
-        command.main(GIVEN)
+        glue(*GIVEN)
     assert end.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
