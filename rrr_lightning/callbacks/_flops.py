@@ -17,8 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rrr_lightning.callbacks._compiled import counter_of
-from rrr_lightning.callbacks._counter import Counter
+from rrr_lightning.callbacks._counter import FlopCounter, is_compiled
 
 _FREE_COUNTS, STEPS_PER_COUNT = 8, 64  # counts of a run: at most 8, and one per 64 steps
 
@@ -92,15 +91,18 @@ class FlopMeter:
         self.counting = False
         self._student = FlopTable()
         self._teachers: dict[int, FlopTable] = {}
-        self._counter: Counter | None = None
+        self._counter: FlopCounter | None = None
 
     def step(self, run: Callable[[], Any], batch: Any, module: nn.Module) -> Any:
         """Runs a step, forward and backward, and returns what it returns."""
         shape = shapes_of(batch)
         self.counting = self._student.see(shape)
+        if self.counting and is_compiled(module):
+            self._student.add(shape, None)
+            self.counting = False
         if not self.counting:
             return run()
-        self._counter = counter = counter_of(module, backward=True)
+        self._counter = counter = FlopCounter()
         try:
             with counter.running():
                 result = run()
@@ -114,11 +116,14 @@ class FlopMeter:
         shape = shapes_of(batch)
         table = self._teachers.setdefault(number, FlopTable())
         wanted = table.see(shape)
+        if wanted and is_compiled(network):
+            table.add(shape, None)
+            wanted = False
         self.counting |= wanted
         with self._counter.paused() if self._counter is not None else nullcontext():
             if not wanted:
                 return run()
-            counter = counter_of(network, backward=False)
+            counter = FlopCounter()
             with counter.running():
                 result = run()
             table.add(shape, counter.flops())
