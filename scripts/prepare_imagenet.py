@@ -4,57 +4,66 @@
 
 The source has a folder per split and class (`train/<class>/*.JPEG`, `val/<class>/*.JPEG`); the
 result is a `source` of `ImageDataModule`. Images keep their order, so their keyed crops stay where
-they were. Says first how much room it takes. Whatever was finished before it was killed is kept:
-run the same command again. It ends with reading all that it wrote and comparing checksums, which
-`--verify` does alone. Anything wrong is one line and exit status 2.
+they were; JPEG files that are small enough keep their bytes. A file gets its name when it is whole:
+run the same command again after an interruption, and only what is missing is made.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rrr_lightning.data.image_shards import (
-    Resizing,
-    check_room,
-    cut_into_shards,
-    predict_bytes,
-    prepare_shards,
-    verify_shards,
-)
-from rrr_lightning.data.loader import automatic_workers
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from rrr_lightning.data.image_decoding import decode
+from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.errors import InputError
 
 
-def prepare(arguments: argparse.Namespace) -> None:
-    """Writes and verifies the shards."""
-    for name, most in (
-        ("side", 100_000),
-        ("quality", 100),
-        ("per_shard", 10**9),
-        ("workers", 1000),
-    ):
-        if not 1 <= getattr(arguments, name) <= most:
-            key = f"--{name.replace('_', '-')}"
-            found = getattr(arguments, name)
-            raise InputError("out of range", key=key, found=found, accepted=f"1 to {most}")
-    shards = cut_into_shards(arguments.source, arguments.splits, arguments.per_shard)
-    if not arguments.verify:
-        resizing, folder = Resizing(arguments.side, arguments.quality), arguments.out
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", key="--out") from error
-        needed = predict_bytes(shards, resizing)
-        count = sum(len(shard.paths) for shard in shards)
-        print(f"{count} images, about {needed / 1e9:.3f} GB in {len(shards)} files", flush=True)
-        check_room(folder, needed - sum(path.stat().st_size for path in folder.glob("*.parquet")))
-        for name, entry in prepare_shards(shards, folder, resizing, arguments.workers):
-            print(f"{name}: {entry['rows']} images, {entry['bytes'] / 1e6:.1f} MB", flush=True)
-    print(
-        f"{verify_shards(shards, arguments.out)} images, {len(shards)} files as they were written"
+def smaller(encoded: bytes, name: str, side: int, quality: int) -> bytes:
+    """Returns a JPEG file whose shorter side is at most `side` pixels long."""
+    image, format_ = decode(encoded, name), Image.open(io.BytesIO(encoded)).format
+    shorter = min(image.size)
+    if shorter <= side and format_ == "JPEG":
+        return encoded
+    if shorter > side:
+        width, height = (round(length * side / shorter) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def smaller_row(row: dict[str, Any], **settings: int) -> dict[str, Any]:
+    """Returns a row of the table with the smaller image."""
+    path = row["image"]["path"]
+    return {"image": {"bytes": smaller(Path(path).read_bytes(), path, **settings), "path": path}}
+
+
+def prepare(split: str, arguments: argparse.Namespace) -> None:
+    """Writes the files of a split that are not there yet."""
+    images = FolderImages(arguments.source / split)
+    features = Features(
+        {"image": ImageFeature(decode=False), "label": ClassLabel(names=[*images.class_names])}
     )
+    paths = [str(images.root / path) for path in images.paths]
+    table = Dataset.from_dict({"image": paths, "label": images.labels.tolist()}, features)
+    count = -(-len(paths) // arguments.per_shard)
+    make = partial(smaller_row, side=arguments.side, quality=arguments.quality)
+    for number in range(count):
+        file = arguments.out / f"{split}-{number:05d}-of-{count:05d}.parquet"
+        if not file.exists():
+            part = file.with_name(f".{file.name}.part")
+            shard = table.shard(count, number, contiguous=True)
+            shard.map(make, num_proc=arguments.workers).to_parquet(str(part))
+            os.replace(part, file)
 
 
 def main() -> int:
@@ -66,11 +75,13 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=400, help="shorter side in pixels")
     parser.add_argument("--quality", type=int, default=90, help="of JPEG files")
     parser.add_argument("--per-shard", type=int, default=4000, help="most images in a file")
-    parser.add_argument("--workers", type=int, default=1 + automatic_workers(1))
-    parser.add_argument("--verify", action="store_true", help="only read and compare")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
     try:
-        prepare(parser.parse_args())
-    except InputError as error:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for split in arguments.splits:
+            prepare(split, arguments)
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

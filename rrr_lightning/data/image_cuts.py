@@ -12,13 +12,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from rrr_lightning.data.jpeg import FACTORS, Pixels
-
+Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
+FACTORS = (8, 4, 2)  # the reductions that libjpeg-turbo has vector code for
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Cut:
         """Returns the view of an image.
 
         Args:
-            pixels: The image, or its upper part, reduced by a factor: uint8 of shape [H, W, 3].
+            pixels: The image, reduced by a factor: uint8 of shape [H, W, 3].
             factor: The reduction.
 
         Returns:

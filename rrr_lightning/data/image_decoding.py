@@ -1,7 +1,7 @@
 """From the encoded bytes of an image to its pixels, or straight to a view of it.
 
-JPEG files of the usual kinds go through libjpeg-turbo, and no more of them is decoded than the view
-needs; everything else goes through Pillow.
+JPEG files of the usual kinds go through libjpeg-turbo, large ones reduced to a half, a quarter or
+an eighth where the view needs no more; everything else goes through Pillow.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 
-from rrr_lightning.data.image_cuts import Cut
-from rrr_lightning.data.jpeg import JpegFrame, Pixels, decode_jpeg, read_frame
+from rrr_lightning.data.image_cuts import Cut, Pixels
 from rrr_lightning.errors import InputError
 
 UNREADABLE = (
@@ -43,41 +43,38 @@ def decode(encoded: bytes, name: str) -> Image.Image:
         raise InputError(f"{name} cannot be decoded ({error})", key="data.source") from error
 
 
-class Decoder:
-    """Makes views of images; the memory for the pixels is used again for the next image."""
+def decoded_view(
+    encoded: bytes, name: Callable[[], str], cut: Callable[[int, int], Cut]
+) -> torch.Tensor:
+    """Returns the view of an image, uint8 of shape [height, width, 3].
 
-    def __init__(self) -> None:
-        self._memory: Pixels = np.empty(0, np.uint8)
+    Args:
+        encoded: The file.
+        name: Returns the name of the image for an error message.
+        cut: Returns the cut for a width and a height.
 
-    def view(
-        self, encoded: bytes, name: Callable[[], str], cut: Callable[[int, int], Cut]
-    ) -> torch.Tensor:
-        """Returns the view of an image.
+    Raises:
+        InputError: The image is corrupt or cut short.
+    """
+    # Where simplejpeg fails, Pillow decodes the file or says what is wrong with it.
+    with suppress(ValueError):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        pixels = height * width
+        if colours not in ("CMYK", "YCCK") and pixels <= (Image.MAX_IMAGE_PIXELS or 0):
+            taken = cut(width, height)
+            factor = taken.reduction() if pixels >= MANY_PIXELS else 1
+            return taken.of(decode_jpeg(encoded, height, width, factor), factor)
+    image = decode(encoded, name())
+    return cut(*image.size).of(np.array(image))
 
-        Args:
-            encoded: The file.
-            name: Tells what to call the image in an error message.
-            cut: Tells what the view is, from the width and the height of the image.
 
-        Returns:
-            uint8 of shape [height, width, 3].
+def decode_jpeg(encoded: bytes, height: int, width: int, factor: int = 1) -> Pixels:
+    """Returns the pixels of a JPEG file, both sides reduced by a factor and rounded up.
 
-        Raises:
-            InputError: The image is corrupt or cut short.
-        """
-        frame = read_frame(encoded)
-        if frame is not None and frame.width * frame.height <= (Image.MAX_IMAGE_PIXELS or 0):
-            taken = cut(frame.width, frame.height)
-            factor = taken.reduction() if frame.width * frame.height >= MANY_PIXELS else 1
-            # Where this fails, Pillow decodes the file or says what is wrong with it.
-            with suppress(ValueError):
-                pixels = decode_jpeg(encoded, frame, taken.box[3], factor, self._room(frame))
-                return taken.of(pixels, factor)
-        image = decode(encoded, name())
-        return cut(*image.size).of(np.array(image))
-
-    def _room(self, frame: JpegFrame) -> Pixels:
-        size = frame.width * frame.height * 3
-        if self._memory.size < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory
+    Unscaled pixels are those of Pillow, which uses the same library, to the last bit.
+    """
+    least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        encoded, min_height=least[0], min_width=least[1], min_factor=factor
+    )
+    return pixels

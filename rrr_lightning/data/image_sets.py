@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rrr_lightning.data.image_cuts import Cut
-from rrr_lightning.data.image_decoding import Decoder, decode
+from rrr_lightning.data.image_decoding import decode, decoded_view
 from rrr_lightning.data.image_sources import ImageSource
 from rrr_lightning.data.image_views import ShiftedViews, View
 from rrr_lightning.data.sampling import Key
@@ -38,10 +38,10 @@ class ViewedImages:
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch:
         indices = self.chosen[[index for _, index in keys]]
-        decoder, name = Decoder(), self.source.name
+        name = self.source.name
         images = zip(keys, indices.tolist(), self.source.encoded(indices.tolist()), strict=True)
         views = [
-            decoder.view(encoded, partial(name, index), partial(self._cut, key))
+            decoded_view(encoded, partial(name, index), partial(self._cut, key))
             for key, index, encoded in images
         ]
         return _channels_last(torch.stack(views)), self.source.labels[indices]

@@ -6,7 +6,7 @@ Images: seconds of a batch, library / torchvision, both in one thread, batch by 
 library's batch is bytes, for the device to normalise; torchvision's is `ImageFolder` with Pillow,
 `RandomResizedCrop`, a flip and `ToTensor`, and in a row of its own `Normalize` as well. "Large" are
 the photos enlarged to four times their sides; "prepared" are files as `prepare_imagenet.py` makes
-them, against torchvision on the originals. The first row also says where the library's time goes.
+them, against torchvision on the originals.
 Text: the seconds in which a core makes a batch of masked sequences / those in which one A100 trains
 BERT-base on them. Needs the folder of real test data: `RRR_DATA`, or `../shared/data`.
 """
@@ -20,7 +20,6 @@ import os
 import sys
 import tarfile
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,6 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np
 import torch
 from _timing import Comparison, Median, StepClock, report
 from PIL import Image
@@ -37,26 +35,18 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from rrr_lightning.data.image_sets import ViewedImages
-from rrr_lightning.data.image_shards import Resizing
 from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.data.image_views import EvaluationView, TrainingView, View
-from rrr_lightning.data.jpeg import decode_jpeg, read_frame
 from rrr_lightning.data.text import TextDataModule
+
+sys.path.append(str(Path(__file__).parents[1]))
+from prepare_imagenet import smaller
 
 BATCH, SIDE, RESIZED = 20, 224, 256
 GOAL = 0.4  # 2.5 times as many images
 TEXT_BATCH, LENGTH = 128, 128
 CONSUMED = 900  # sequences of 128 tokens per second, by BERT-base on an A100
 WARM_UP, STEPS = 2, 6
-PARTS = (
-    "reading",
-    "header",
-    "drawing",
-    "decoding",
-    "cutting, resizing, turning",
-    "decoding whole",  # for comparison, as is the next
-    "decoding whole to an eighth",  # little but the entropy decoding
-)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 Batches = Callable[[int], Any]
@@ -117,37 +107,6 @@ def compare(
     }
 
 
-def profile(folder: Path, view: View) -> dict[str, float]:
-    """Returns the mean milliseconds of processor time that an image takes, by what it is for."""
-    source, spent = FolderImages(folder), dict.fromkeys(PARTS, 0.0)
-    memory, length = np.empty(3 * 2**22, np.uint8), len(source.labels)
-
-    def timed(part: str, work: Callable[[], Any]) -> Any:
-        start = time.thread_time()
-        result = work()
-        spent[part] += time.thread_time() - start
-        return result
-
-    for index in (*range(length), *range(length)):
-        if index == 0:
-            spent.update(dict.fromkeys(PARTS, 0.0))  # the first round was to warm up
-        (encoded,) = timed("reading", lambda index=index: source.encoded([index]))
-        frame = timed("header", lambda data=encoded: read_frame(data))
-        size = (frame.width, frame.height)
-        cut = timed("drawing", lambda size=size, index=index: view(*size, 0, index))
-        rows = cut.box[3]
-        for part, needed, factor in (
-            ("decoding", rows, 1),
-            ("decoding whole", frame.height, 1),
-            ("decoding whole to an eighth", frame.height, 8),
-        ):
-            arguments = (encoded, frame, needed, factor, memory)
-            pixels = timed(part, lambda arguments=arguments: decode_jpeg(*arguments))
-        pixels = decode_jpeg(encoded, frame, rows, 1, memory)
-        timed("cutting, resizing, turning", lambda cut=cut, pixels=pixels: cut.of(pixels))
-    return {part: 1000 * seconds / length for part, seconds in spent.items()}
-
-
 def enlarged(folder: Path, to: Path) -> Path:
     """Writes every fifth image of a folder with sides of four times the length."""
     for path in sorted(folder.glob("*/*"))[::5]:
@@ -158,12 +117,12 @@ def enlarged(folder: Path, to: Path) -> Path:
     return to
 
 
-def prepared(folder: Path, to: Path, resizing: Resizing) -> Path:
+def prepared(folder: Path, to: Path, side: int) -> Path:
     """Writes the images of a folder as a preparation does."""
     for path in folder.glob("*/*"):
         place = to / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(resizing(path.read_bytes(), str(path)))
+        place.write_bytes(smaller(path.read_bytes(), str(path), side, quality=90))
     return to
 
 
@@ -175,11 +134,10 @@ def image_rows(root: Path, scratch: Path, repeats: int) -> Iterator[dict[str, An
     train, central = TrainingView(SIDE, 0.08, seed=1), EvaluationView(RESIZED, SIDE)
     photos, like = scratch / "natural_photos" / "train", scratch / "imagenet_like" / "train"
     large = enlarged(photos, scratch / "large")
-    smaller = prepared(photos, scratch / "smaller", Resizing(side=320))
-    large_smaller = prepared(large, scratch / "large_smaller", Resizing())
+    smaller = prepared(photos, scratch / "smaller", side=320)
+    large_smaller = prepared(large, scratch / "large_smaller", side=400)
     crops, normalized = [*CROPPED, TENSOR], [*CROPPED, TENSOR, NORMALIZE]
-    row = compare("natural photos, crops", photos, train, crops, repeats)
-    yield row | {"milliseconds": profile(photos, train)}
+    yield compare("natural photos, crops", photos, train, crops, repeats)
     yield compare("natural photos, crops, Normalize", photos, train, normalized, repeats)
     yield compare("natural photos, evaluation", photos, central, [*CENTRAL, TENSOR], repeats)
     yield compare("images of 224 pixels, crops", like, train, crops, repeats)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rrr_lightning.data.image_cuts import Cut
+from rrr_lightning.data.image_cuts import FACTORS, Cut, Pixels
+from rrr_lightning.data.image_decoding import decode_jpeg
 from rrr_lightning.data.image_views import random_box
-from rrr_lightning.data.jpeg import FACTORS, Pixels, decode_jpeg, read_frame
-from tests.data.test_jpeg import saved
+from tests.data.pictures import saved
 
 # Largest differences of byte pixels, on a scale of 0 to 255.
 PILLOW_MOST, PILLOW_MEAN = 2, 0.1
@@ -81,11 +81,9 @@ def test_views_of_reduced_images_are_close(natural_photos: Path) -> None:
     chance, differences = random.Random(4), []
     for path in sorted(natural_photos.glob("train/*/*.jpg"))[::6]:
         encoded = saved(Image.open(path).resize((1003, 801)), quality=92)
-        frame = read_frame(encoded)
-        assert frame is not None
-        whole = decode_jpeg(encoded, frame, 801)
+        whole = decode_jpeg(encoded, 801, 1003)
         for factor in FACTORS:
-            reduced = decode_jpeg(encoded, frame, 801, factor)
+            reduced = decode_jpeg(encoded, 801, 1003, factor)
             cut = Cut(random_box(1003, 801, 0.5, chance), (64, 64))
             gaps = (cut.of(whole).int() - cut.of(reduced, factor).int()).abs().float()
             differences.append(float(gaps.mean()))

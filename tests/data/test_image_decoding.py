@@ -4,6 +4,7 @@ import io
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ import torch
 from PIL import Image
 
 from rrr_lightning.data import image_decoding
-from rrr_lightning.data.image_cuts import Cut
-from rrr_lightning.data.image_decoding import Decoder, decode
+from rrr_lightning.data.image_cuts import FACTORS, Cut
+from rrr_lightning.data.image_decoding import decode, decode_jpeg, decoded_view
 from rrr_lightning.data.image_sets import SmallImages
 from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.data.image_splits import open_splits
 from rrr_lightning.data.image_views import EvaluationView, TrainingView, View
 from rrr_lightning.errors import InputError
-from tests.data.test_jpeg import pillow, saved, waves
+from tests.data.pictures import pillow, saved, waves
 
 VIEWS: list[View] = [TrainingView(96, 0.08, seed=1), EvaluationView(110, 96)]
 
@@ -31,13 +32,42 @@ def keyed(view: View, index: int) -> Callable[[int, int], Cut]:
     return lambda width, height: view(width, height, 2, index)
 
 
+def test_pixels_of_real_photos_are_pillows(natural_photos: Path, imagenet_like: Path) -> None:
+    files = [*natural_photos.glob("*/*/*.jpg"), *sorted(imagenet_like.glob("val/*/*"))[::4]]
+    assert len(files) == 285
+    for file in files:
+        encoded = file.read_bytes()
+        expected = pillow(encoded)
+        assert np.array_equal(decode_jpeg(encoded, *expected.shape[:2]), expected)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("extra", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("grey", [False, True])
+def test_pixels_of_all_kinds_are_pillows(subsampling: str, extra: Any, grey: bool) -> None:
+    image = waves(75, 97).convert("L" if grey else "RGB")
+    encoded = saved(image, subsampling=subsampling, quality=85, **extra)
+    assert np.array_equal(decode_jpeg(encoded, 97, 75), pillow(encoded))
+
+
+def test_reduced_pixels_are_close_to_averages() -> None:
+    encoded = saved(waves(800, 333), quality=95)
+    whole = pillow(encoded).astype(float)
+    for factor in FACTORS:
+        pixels = decode_jpeg(encoded, 333, 800, factor)
+        assert pixels.shape == (-(-333 // factor), 800 // factor, 3)
+        rows = 333 // factor
+        blocks = whole[: rows * factor].reshape(rows, factor, 800 // factor, factor, 3)
+        assert abs(pixels[:rows] - blocks.mean((1, 3))).mean() < 3
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_of_photos_are_those_of_pillows_pixels(natural_photos: Path, view: View) -> None:
-    decoder, photos = Decoder(), FolderImages(natural_photos / "train")
+    photos = FolderImages(natural_photos / "train")
     for index, encoded in enumerate(photos.encoded(range(len(photos.labels)))):
         pixels = np.array(decode(encoded, name()))
         expected = view(pixels.shape[1], pixels.shape[0], 2, index).of(pixels)
-        assert torch.equal(decoder.view(encoded, name, keyed(view, index)), expected)
+        assert torch.equal(decoded_view(encoded, name, keyed(view, index)), expected)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -58,7 +88,7 @@ def test_odd_files_are_decoded_as_by_pillow(view: View) -> None:
     for index, encoded in enumerate(files):
         pixels = pillow(encoded).copy()
         expected = view(150, 130, 2, index).of(pixels)
-        assert torch.equal(Decoder().view(encoded, name, keyed(view, index)), expected)
+        assert torch.equal(decoded_view(encoded, name, keyed(view, index)), expected)
 
 
 def test_what_cannot_be_decoded_is_named(natural_photos: Path) -> None:
@@ -66,12 +96,11 @@ def test_what_cannot_be_decoded_is_named(natural_photos: Path) -> None:
     png = saved(waves(40, 30), "PNG")
     for encoded in (b"", b"no image", whole[:-200], whole[:3000], whole[:30], png[:200]):
         with pytest.raises(InputError) as caught:
-            Decoder().view(encoded, name, keyed(VIEWS[0], 0))
+            decoded_view(encoded, name, keyed(VIEWS[0], 0))
         assert str(caught.value).startswith("data.source: image 7, cat.jpg cannot be decoded (")
 
 
 def test_damaged_files_are_decoded_or_refused_as_by_pillow() -> None:
-    # Where the damage is below a training view, nothing of it is seen.
     chance, encoded, refused = random.Random(5), saved(waves(150, 130)), 0
     for index in range(200):
         broken = bytearray(encoded)
@@ -82,12 +111,11 @@ def test_damaged_files_are_decoded_or_refused_as_by_pillow() -> None:
             pixels = np.array(decode(bytes(broken), name()))
         except InputError:
             refused += 1
-            if isinstance(view, EvaluationView):
-                with pytest.raises(InputError):
-                    Decoder().view(bytes(broken), name, keyed(view, index))
+            with pytest.raises(InputError):
+                decoded_view(bytes(broken), name, keyed(view, index))
             continue
         expected = view(pixels.shape[1], pixels.shape[0], 2, index).of(pixels)
-        assert torch.equal(Decoder().view(bytes(broken), name, keyed(view, index)), expected)
+        assert torch.equal(decoded_view(bytes(broken), name, keyed(view, index)), expected)
     assert 0 < refused < 100
 
 
@@ -97,10 +125,10 @@ def test_large_images_are_reduced_before_they_are_resized(
     photo = Image.open(sorted(natural_photos.glob("train/*/*.jpg"))[0])
     encoded = saved(photo.resize((2000, 1500), Image.Resampling.BICUBIC), quality=90)
     for index, view in enumerate(VIEWS):
-        reduced = Decoder().view(encoded, name, keyed(view, index))
+        reduced = decoded_view(encoded, name, keyed(view, index))
         with monkeypatch.context() as patch:
             patch.setattr(image_decoding, "MANY_PIXELS", 10**9)
-            plain = Decoder().view(encoded, name, keyed(view, index))
+            plain = decoded_view(encoded, name, keyed(view, index))
         assert not torch.equal(reduced, plain)
         assert (reduced.int() - plain.int()).abs().float().mean() < 2
 
@@ -110,7 +138,7 @@ def test_images_that_pillow_finds_suspiciously_large_are_left_to_it(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="cannot be decoded"):
-        Decoder().view(saved(waves(150, 130)), name, keyed(VIEWS[0], 0))
+        decoded_view(saved(waves(150, 130)), name, keyed(VIEWS[0], 0))
 
 
 def test_small_images_are_pillows_pixels_to_the_last_bit(cifar: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rrr_lightning.data.image_decoding import Decoder
+from rrr_lightning.data.image_decoding import decoded_view
 from rrr_lightning.data.image_sets import SmallImages, ViewedImages, decode
 from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.data.image_views import EvaluationView, ShiftedViews, TrainingView
@@ -68,7 +68,7 @@ def test_views_are_keyed_by_the_place_in_the_set(imagenet_like: Path) -> None:
     images = ViewedImages(source, torch.arange(10, 40), view)
     pixels, _ = images[[(3, 4)]]
     encoded = source.encoded([14])[0]
-    expected = Decoder().view(encoded, str, lambda width, height: view(width, height, 3, 4))
+    expected = decoded_view(encoded, str, lambda width, height: view(width, height, 3, 4))
     assert torch.equal(pixels[0], expected.permute(2, 0, 1))
 
 

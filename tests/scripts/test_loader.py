@@ -24,6 +24,4 @@ def test_the_benchmark_runs_and_writes_its_rows(tmp_path: Path, rrr_data: Path) 
     for row in rows:
         assert {"name", "ratio", "low", "high", "goal", "n", "device", "machine"} <= set(row)
         assert 0 < row["low"] <= row["ratio"] <= row["high"]
-    parts = rows[0]["milliseconds"]
-    assert all(value > 0 for value in parts.values())
     assert rows[-1]["sequences_per_second"] == pytest.approx(900 / rows[-1]["ratio"])

@@ -1,51 +1,65 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from PIL import Image
 
-from tests.data.test_jpeg import waves
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "prepare_imagenet.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # starts processes
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+from rrr_lightning.data.image_sources import FolderImages
+from rrr_lightning.data.image_splits import open_splits
+from tests.data.pictures import waves
+from tests.scripts.loading import load_script
 
 
-def test_a_preparation_goes_on_after_it_was_killed(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        for kind in "ab":
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("prepare_imagenet.py", monkeypatch)
+
+
+def test_images_become_smaller_in_their_order_and_what_is_done_is_kept(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, count in (("train", 4), ("val", 1)):
+        for number, kind in enumerate(("ant", "bee")):
             (tmp_path / "in" / split / kind).mkdir(parents=True)
-            for place in range(10):
-                waves(450, 401 + place).save(tmp_path / "in" / split / kind / f"{place}.jpg")
-    arguments = ("--source", tmp_path / "in", "--out", tmp_path / "out", "--per-shard", 1)
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
-        process.kill()
-    assert lines[0].startswith("40 images, about 0.00")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
-    assert 2 <= len(before) < 40
-    again = run(*arguments, "--workers", 2)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == "40 images, 40 files as they were written"
-    written = {line.partition(":")[0] for line in again.stdout.splitlines()[1:-1]}
-    kept = set(before) - written
-    assert len(kept) >= 2
-    assert all((tmp_path / "out" / name).stat().st_mtime_ns == before[name] for name in kept)
+            for index in range(count):
+                path = tmp_path / "in" / split / kind / f"{index}.jpg"
+                waves(60 + 7 * index, 35 + 15 * number).save(path, quality=95)
+    options = ("--source", tmp_path / "in", "--out", tmp_path / "out", "--side", 40)
+    command = ["x", *map(str, options), "--per-shard", "3", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", command)
+    assert script.main() == 0
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    assert len(files) == 3 + 1
+    source = FolderImages(tmp_path / "in" / "train")
+    written, _ = open_splits(str(tmp_path / "out"), "train", None, "image", "label")
+    assert written.class_names == source.class_names == ("ant", "bee")
+    assert written.labels.tolist() == source.labels.tolist()
+    pairs = zip(source.encoded(range(8)), written.encoded(range(8)), strict=True)
+    for index, (before, after) in enumerate(pairs):
+        image = Image.open(io.BytesIO(after))
+        assert image.format == "JPEG"
+        if index < 4:  # small enough: the same file
+            assert after == before
+        else:
+            assert image.size == (round((60 + 7 * (index - 4)) * 40 / 50), 40)
+    times = [file.stat().st_mtime_ns for file in files[1:]]
+    files[0].unlink()
+    assert script.main() == 0
+    assert files[0].exists()
+    assert [file.stat().st_mtime_ns for file in files[1:]] == times
 
 
-def test_errors_are_one_line(tmp_path: Path) -> None:
-    refused = run("--source", tmp_path / "none", "--out", tmp_path / "out")
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [
-        f"error: data.source: cannot be read as a folder (No such file or directory); "
-        f"found '{tmp_path}/none/train'"
-    ]
+def test_a_missing_folder_is_one_line(
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("--source", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    monkeypatch.setattr("sys.argv", ["x", *options])
+    assert script.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data.source: cannot be read as a folder" in line
