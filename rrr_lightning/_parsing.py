@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -16,6 +18,11 @@ from rrr_lightning.commands import fail
 from rrr_lightning.distillation.losses import RowLoss
 from rrr_lightning.errors import InputError, did_you_mean
 
+HELP_COLUMN = 38
+SECTIONS = {
+    "model": "ImageClassifier, MaskedLanguageModel, TextClassifier, or the path of a class",
+    "data": "ImageDataModule, TextDataModule, GlueDataModule, EmbeddedDigits, or the path of a class",
+}
 SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -58,7 +65,20 @@ class ShippedConfig(ActionConfigFile):
 
 
 class OneLineParser(LightningArgumentParser):
-    """Reports an error in one line instead of the usage, several lines and a tip."""
+    """Reports an error in one line, and gives help with a line for each option.
+
+    jsonargparse's own help names every known subclass of every type, on 2,000 lines; `--help=all`
+    prints it.
+    """
+
+    prints_all_help = False
+
+    def format_help(self) -> str:
+        """Returns the help of a command in short, or of a class in full."""
+        is_command = any(action.dest == "trainer.max_steps" for action in self._actions)
+        if self.prints_all_help or not is_command:
+            return str(super().format_help())
+        return "\n".join(_short_help(self)) + "\n"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the line and exits with 2; the parsers of nested classes raise instead."""
@@ -90,6 +110,41 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
         choices = re.findall(r"[\w-]+", match[2])
         return f"no such command; found {match[1]!r}{did_you_mean(match[1], choices)}"
     return re.sub(r'^Parser key "([^"]+)": ', r"\1: ", message)
+
+
+def _short_help(parser: ArgumentParser) -> Iterator[str]:
+    """Lines of help: every option with its default and the first sentence about it."""
+    command = parser.prog.split()[-1]
+    yield f"usage: rrr {command} --config FILE [--config FILE …] [--SECTION.KEY VALUE …]\n"
+    yield "Options override what the files say. `--model.help NAME`, `--data.help NAME` and"
+    yield "`--distillation.loss.help NAME` describe a class; `--help=all` prints all that there is.\n"
+    section = ""
+    for action in parser._actions:
+        options = [each for each in action.option_strings if not each.endswith(("+", ".help"))]
+        if not options or action.help in (SUPPRESS, "Path to a configuration file."):
+            continue
+        if (of := action.dest.partition(".")[0] if "." in action.dest else "") != section:
+            section = of
+            yield ""
+        default = "" if action.default in (None, SUPPRESS) else f" {_short(action.default)}"
+        text = SECTIONS.get(action.dest) or _first_sentence(action.help or "")
+        head = f"  {', '.join(options)}{default}"
+        lines = wrap(text, 100 - HELP_COLUMN, max_lines=2, placeholder=" …") or [""]
+        if len(head) > HELP_COLUMN - 2:
+            yield head
+            head = ""
+        yield f"{head:{HELP_COLUMN}}{lines[0]}"
+        yield from (f"{'':{HELP_COLUMN}}{line}" for line in lines[1:])
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"\.\s|Default:", " ".join(text.replace("``", "").split()))[0].rstrip(".")
+
+
+def _short(value: object) -> str:
+    """A default value on the help's line; objects by their class."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if isinstance(value, str | bool | int | float | list) and len(text) < 30 else "…"
 
 
 def _unknown(key: str, name: str, known: Iterable[str]) -> str:

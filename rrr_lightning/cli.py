@@ -198,6 +198,8 @@ def main(run: Callable[[], object] = RRRCLI) -> None:
 
 
 def _run_or_refuse(run: Callable[[], object]) -> None:
+    _parsing.OneLineParser.prints_all_help = "--help=all" in sys.argv
+    sys.argv = ["--help" if each == "--help=all" else each for each in sys.argv]
     try:
         with _quiet():
             run()

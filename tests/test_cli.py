@@ -342,3 +342,24 @@ def test_a_refusal_on_one_rank_alone_ends_both_with_its_line(tmp_path: Path, ran
     assert f"image {index}" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_help_fits_on_a_few_screens_and_all_of_it_is_there_when_needed(
+    rrr: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*arguments: str) -> list[str]:
+        with pytest.raises(SystemExit) as end:
+            rrr("fit", *arguments)
+        assert end.value.code == 0
+        return capsys.readouterr().out.splitlines()
+
+    short = printed("--help")
+    assert len(short) < 200
+    assert max(map(len, short)) <= 100
+    for option in ("--trainer.max_steps -1", "--distillation.schedule.until 0.5", "--ckpt_path"):
+        assert any(line.startswith(f"  {option} ") for line in short), option
+    whole = printed("--help=all")
+    assert any("torch.nn." in line for line in whole)
+    assert not any("torch.nn." in line for line in short)
+    described = printed("--model.help=ImageClassifier")
+    assert any("--model.label_smoothing" in line for line in described)
