@@ -20,8 +20,8 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 HELP_COLUMN = 38
 SECTIONS = {
-    "model": "ImageClassifier, MaskedLanguageModel, TextClassifier, or the path of a class",
-    "data": "ImageDataModule, TextDataModule, GlueDataModule, EmbeddedDigits, or the path of a class",
+    "model": "ImageClassifier, MaskedLanguageModel, TextClassifier, or a class path",
+    "data": "ImageDataModule, TextDataModule, GlueDataModule, EmbeddedDigits, or a class path",
 }
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -73,11 +73,11 @@ class OneLineParser(LightningArgumentParser):
 
     prints_all_help = False
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Returns the help of a command in short, or of a class in full."""
         is_command = any(action.dest == "trainer.max_steps" for action in self._actions)
         if self.prints_all_help or not is_command:
-            return str(super().format_help())
+            return str(super().format_help(*args, **kwargs))
         return "\n".join(_short_help(self)) + "\n"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -117,7 +117,7 @@ def _short_help(parser: ArgumentParser) -> Iterator[str]:
     command = parser.prog.split()[-1]
     yield f"usage: rrr {command} --config FILE [--config FILE …] [--SECTION.KEY VALUE …]\n"
     yield "Options override what the files say. `--model.help NAME`, `--data.help NAME` and"
-    yield "`--distillation.loss.help NAME` describe a class; `--help=all` prints all that there is.\n"
+    yield "`--distillation.loss.help NAME` describe a class; `--help=all` prints everything.\n"
     section = ""
     for action in parser._actions:
         options = [each for each in action.option_strings if not each.endswith(("+", ".help"))]
