@@ -66,9 +66,9 @@ def save_truncated(path: str) -> None:
         (lambda path: None, "no such weight file"),
         (lambda path: Path(path).mkdir(), "folder|directory"),
         (save_truncated, "truncated"),
-        (save_pickle, "opening them can run code, so it is refused"),
-        (save_new_format, "opening them can run code, so it is refused"),
-        (save_old_format, "opening them can run code, so it is refused"),
+        (save_pickle, "it could run code, and is refused"),
+        (save_new_format, "holds no state dict"),
+        (save_old_format, "holds no state dict"),
     ],
 )
 def test_bad_teacher_files(save: Callable[[str], None], message: str, refused: Refused) -> None:
