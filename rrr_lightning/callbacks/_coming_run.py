@@ -100,7 +100,6 @@ def describe_run(module: LightningModule, data: KeyedData, steps: Sequence[int])
     mixes = getattr(module, "mixup_alpha", 0)
     if mixes:
         values |= {"model.mixup_alpha": mixes, "model.seed": getattr(module, "seed", None)}
-    if mixes or arguments.get("exact_masking"):
         # Then a view depends on the other samples of its micro-batch.
         values["data.micro_batch_size"] = data.plan.micro_batch_size
         values["trainer.devices"] = data.plan.world_size

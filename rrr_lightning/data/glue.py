@@ -39,8 +39,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
 
     Args:
         task: `cola`, `sst2`, `mrpc`, `stsb`, `qqp`, `mnli`, `qnli`, `rte` or `wnli`.
-        source: A hub id, or a folder with a folder per task of parquet files or of the official TSV
-            files.
+        source: A hub id, or a folder with a folder per task of parquet files.
         tokenizer: A folder or hub id of a fast tokenizer, or a checkpoint that carries one; by
             default that of the model.
         max_length: Tokens of a text or pair at most, special ones included.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rrr_lightning.data.glue_tasks import GlueTask
@@ -36,51 +35,35 @@ class GlueRows:
         return hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
 
 
-def check_rows(
-    rows: GlueRows, task: GlueTask, place: Callable[[int], str] | None = None
-) -> GlueRows:
+def check_rows(rows: GlueRows, task: GlueTask) -> GlueRows:
     """Returns the rows as they are.
-
-    Args:
-        rows: The rows.
-        task: The task they are of.
-        place: From the number of a row to what messages call it.
 
     Raises:
         InputError: There are none, a text is missing, or a label is outside the task's set.
     """
-    place = place or (lambda number: f"{rows.where}, row {number}")
     if not len(rows):
         raise InputError(f"{rows.where} holds no rows", key="data.source")
     for column, texts in zip(task.columns, rows.texts, strict=True):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
-                    f"{place(number)} has no {column}",
+                    f"{rows.where}, row {number} has no {column}",
                     key="data.source",
                     found=text if text is not None else "none",
                     accepted="a text",
                 )
+    accepted = ", ".join(map(str, range(len(task.labels))))
+    if task.is_regression:
+        accepted = f"a score from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
     for number, label in enumerate(rows.labels or ()):
         if not _is_label(label, task):
-            raise refused_label(place(number), label, task, range(len(task.labels)))
+            raise InputError(
+                f"{rows.where}, row {number} has a label that {task.name} does not have",
+                key="data.source",
+                found="none" if label is None else label,
+                accepted=accepted,
+            )
     return rows
-
-
-def refused_label(
-    place: str, label: object, task: GlueTask, accepted: Sequence[object]
-) -> InputError:
-    """Returns the error for a label that is outside the task's set."""
-    if task.is_regression:
-        wanted = f"a score from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
-    else:
-        wanted = ", ".join(str(each) for each in accepted)
-    return InputError(
-        f"{place} has a label that {task.name} does not have",
-        key="data.source",
-        found="none" if label is None else label,
-        accepted=wanted,
-    )
 
 
 def _is_label(label: object, task: GlueTask) -> bool:

@@ -1,8 +1,7 @@
-"""From `source` to the rows of a split: parquet files, official TSV files, or a hub id.
+"""From `source` to the rows of a split: parquet files in a folder per task, or a hub id.
 
 A folder holds one folder per task, named as on the hub or officially (`sst2`, `SST-2`), with
-parquet files (`train.parquet`, `train-00000-of-00001.parquet`) or TSV files (`train.tsv`,
-`dev.tsv`).
+parquet files (`train.parquet`, `train-00000-of-00001.parquet`).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.data.glue_rows import GlueRows, check_rows
-from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, GlueTask, plain_name
-from rrr_lightning.data.glue_tsv import read_tsv, tsv_files
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, GlueTask, plain_name
 from rrr_lightning.errors import InputError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -37,17 +35,14 @@ def read_split(source: str, task: GlueTask, split: str) -> GlueRows:
     if path.is_dir():
         folder = _task_folder(path, task)
         tables = _tables(folder, split)
-        if tables:
-            return _read_tables(tables, task, split)
-        texts = tsv_files(folder, task, split)
-        if texts is None:
+        if not tables:
             raise InputError(
                 f"{folder} has no {split} split of {task.name}; it holds {_names_in(folder)}",
                 key="data.source",
                 found=source,
-                accepted=f"{split}.parquet or {split.replace('validation', 'dev')}.tsv",
+                accepted=f"{split}.parquet",
             )
-        return read_tsv(texts, task, split)
+        return _read_tables(tables, task, split)
     if path.exists() or not HUB_ID.fullmatch(source):
         raise InputError(
             "no such folder",
@@ -80,9 +75,8 @@ def has_diagnostic(source: str) -> bool:
 
 
 def _find_folder(root: Path, task: GlueTask) -> Path | None:
-    names = {task.name, DIAGNOSTIC_SPLIT} if task is DIAGNOSTIC else {task.name}
     folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
-    return next((folder for folder in folders if plain_name(folder.name) in names), None)
+    return next((folder for folder in folders if plain_name(folder.name) == task.name), None)
 
 
 def _task_folder(root: Path, task: GlueTask) -> Path:

@@ -1,7 +1,7 @@
 """The nine tasks of GLUE as data: texts, labels, metrics, splits and sizes.
 
-Names of tasks, splits and columns are those of `nyu-mll/glue`; folders, files, fields and label
-words are those of the official TSV files.
+Names of tasks, splits and columns are those of `nyu-mll/glue`; official names and label words are
+those of the benchmark's server.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ class GlueTask:
 
     Args:
         name: The name on the hub, such as `sst2`.
-        folder: The official name, which is that of its folder of TSV files, such as `SST-2`.
+        folder: The official name, such as `SST-2`.
         columns: The columns that hold its texts: one, or two that are judged together.
         labels: The names of the classes in the order of their ids; empty where the label is a score
             to be predicted.
         metrics: The official metrics.
         rows: The official number of rows of every split, in the order train, validation, test.
         earlier_rows: The same of splits that earlier releases had otherwise.
-        words: The labels in the official files, in the order of the ids.
-        fields: The headers in the TSV files that the columns go by, where they are others.
-        label_field: The header of the labels there.
+        words: The labels in a submission, in the order of the ids.
     """
 
     name: str
@@ -40,8 +38,6 @@ class GlueTask:
     metrics: tuple[str, ...]
     rows: Mapping[str, int]
     words: tuple[str, ...] = BINARY_WORDS
-    fields: tuple[str, ...] = ()
-    label_field: str = "label"
     earlier_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -65,11 +61,6 @@ class GlueTask:
     def is_regression(self) -> bool:
         """Whether the label is a score instead of a class."""
         return not self.labels
-
-    @property
-    def tsv_fields(self) -> tuple[str, ...]:
-        """The headers of the texts in the TSV files."""
-        return self.fields or self.columns
 
 
 def _rows(train: int, validation: int, test: int) -> dict[str, int]:
@@ -113,8 +104,6 @@ TASKS: dict[str, GlueTask] = {
             labels=("not_equivalent", "equivalent"),
             metrics=("accuracy", "f1"),
             rows=_rows(3_668, 408, 1_725),
-            fields=("#1 String", "#2 String"),
-            label_field="Quality",
         ),
         GlueTask(
             name="stsb",
@@ -124,7 +113,6 @@ TASKS: dict[str, GlueTask] = {
             metrics=("pearson", "spearman"),
             rows=_rows(5_749, 1_500, 1_379),
             words=(),
-            label_field="score",
         ),
         GlueTask(
             name="qqp",
@@ -133,9 +121,7 @@ TASKS: dict[str, GlueTask] = {
             labels=("not_duplicate", "duplicate"),
             metrics=("accuracy", "f1"),
             rows=_rows(363_846, 40_430, 390_965),
-            label_field="is_duplicate",
-            # The TSV files of the benchmark's download script, of which the catalogue of TensorFlow
-            # Datasets 1.0.0 has counted so many.
+            # The first release, as the catalogue of TensorFlow Datasets 1.0.0 has counted it.
             earlier_rows={"train": 363_849},
         ),
         GlueTask(
@@ -146,8 +132,6 @@ TASKS: dict[str, GlueTask] = {
             metrics=("accuracy",),
             rows=_MNLI_ROWS,
             words=_THREE_WAYS,
-            fields=_SENTENCES,
-            label_field="gold_label",
         ),
         GlueTask(
             name="qnli",
@@ -179,7 +163,7 @@ TASKS: dict[str, GlueTask] = {
 }
 
 # The diagnostic set: premises and hypotheses for a network that was fine-tuned on MNLI, without
-# labels. Officially a folder `diagnostic` with `diagnostic.tsv`, and `ax` on the hub.
+# labels.
 DIAGNOSTIC = GlueTask(
     name="ax",
     folder="AX",
@@ -188,7 +172,6 @@ DIAGNOSTIC = GlueTask(
     metrics=(),
     rows={"test": 1_104},
     words=_THREE_WAYS,
-    fields=_SENTENCES,
 )
 DIAGNOSTIC_SPLIT = "diagnostic"
 

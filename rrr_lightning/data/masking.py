@@ -85,8 +85,6 @@ class Masking:
         mask_id: The id of the mask token.
         probability: The probability with which a token is chosen, in (0, 1).
         seed: The seed of the masks.
-        exact: Choose equally many tokens in every batch, `round(probability * B * T)`, those with
-            the least random numbers. Then masks depend on the batch; it is for static shapes only.
 
     Raises:
         InputError: `probability` is not between 0 and 1.
@@ -99,12 +97,10 @@ class Masking:
         mask_id: int,
         probability: float = VALIDATION_PROBABILITY,
         seed: int = 0,
-        exact: bool = False,
     ) -> None:
         check_probability(probability)
         self.mask_id = mask_id
         self.probability = probability
-        self.exact = exact
         self._seeds = key_seed(seed, "mask"), key_seed(seed, "random token")
         self._ordinary = np.ones(vocabulary_size, dtype=bool)
         self._ordinary[list(special_ids)] = False
@@ -120,17 +116,11 @@ class Masking:
         Returns:
             Token ids in which most of the chosen tokens are hidden, and labels: the former token
             where one was chosen, -100 elsewhere.
-
-        Raises:
-            InputError: With `exact`, the batch has too few tokens to choose from.
         """
         words_BT = random_words(self._seeds[0], keys, ids_BT.shape[1])
         choice_BT, fate_BT = words_BT >> _HALF, words_BT & np.uint64(2**32 - 1)
-        open_BT = self._ordinary[ids_BT]
-        if self.exact:
-            chosen_BT = self._least(words_BT, open_BT)
-        else:
-            chosen_BT = open_BT & (choice_BT < np.uint64(round(self.probability * 2**32)))
+        threshold = np.uint64(round(self.probability * 2**32))
+        chosen_BT = self._ordinary[ids_BT] & (choice_BT < threshold)
         labels_BT = np.where(chosen_BT, ids_BT, NO_TARGET)
         to_mask, to_random = (round(part * 2**32) for part in (TO_MASK, TO_MASK + TO_RANDOM))
         inputs_BT = np.where(chosen_BT & (fate_BT < np.uint64(to_mask)), self.mask_id, ids_BT)
@@ -140,18 +130,3 @@ class Masking:
             places = (draws * np.uint64(len(self._replacements))) >> _HALF
             inputs_BT[random_BT] = self._replacements[places.astype(np.int64)]
         return inputs_BT, labels_BT
-
-    def _least(self, words_BT: Words, open_BT: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        count = round(self.probability * words_BT.size)
-        if count > open_BT.sum():
-            raise InputError(
-                f"a batch has {open_BT.sum()} tokens to choose from, fewer than the {count} of "
-                "exact masking",
-                key="data.exact_masking",
-                accepted="false, or data.mode: pack",
-            )
-        ranked = np.where(open_BT, words_BT, np.uint64(2**64 - 1)).ravel()
-        chosen = np.zeros(words_BT.size, dtype=bool)
-        if count:
-            chosen[np.argpartition(ranked, count - 1)[:count]] = True
-        return chosen.reshape(words_BT.shape)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.cache import cache_root
 from rrr_lightning.data.documents import Documents, FileDocuments
-from rrr_lightning.data.encoding import Encoder
+from rrr_lightning.data.encoding import MODES, Encoder
 from rrr_lightning.data.lanes import StreamedBatches
 from rrr_lightning.data.loader import KeyedSet
 from rrr_lightning.data.mapped import MappedSamples
@@ -21,12 +21,14 @@ from rrr_lightning.data.masking import Masking, check_probability
 from rrr_lightning.data.preparation import prepare
 from rrr_lightning.data.sampling import EndlessBatches
 from rrr_lightning.data.text_batches import PreparedText, StreamedText, open_stream
-from rrr_lightning.data.text_settings import check_settings
-from rrr_lightning.data.text_sources import choose_documents, open_documents
+from rrr_lightning.data.text_sources import EMBEDDED, choose_documents, open_documents
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.data.wordpiece import trained_size, trained_tokenizer
+from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.random import global_seed
+
+SHORTEST_SEQUENCE = 8
 
 
 class TextDataModule(TellsVocabulary, KeyedDataModule):
@@ -47,8 +49,6 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         sequence_length: Tokens of a sample, special ones included.
         mask_probability: The probability with which a token is a target in training; in validation
             it is always 0.15, with masks that never change.
-        exact_masking: Mask equally many tokens in every micro-batch, for static shapes under
-            compilation only; needs `pack`.
         streaming: Read and tokenize training documents where they are, step by step, instead of
             preparing them; validation documents are prepared all the same.
         max_documents: Use only the first so many training documents.
@@ -75,7 +75,6 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         mode: Literal["truncate", "pack"] = "truncate",
         sequence_length: int = 128,
         mask_probability: float = 0.15,
-        exact_masking: bool = False,
         streaming: bool = False,
         max_documents: int | None = None,
         max_val_documents: int | None = None,
@@ -97,7 +96,6 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         self.mode = mode
         self.sequence_length = sequence_length
         self.mask_probability = mask_probability
-        self.exact_masking = exact_masking
         self.streaming = streaming
         self.max_documents = max_documents
         self.max_val_documents = max_val_documents
@@ -129,7 +127,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
     def load(self) -> tuple[KeyedSet, KeyedSet]:
         """Returns the training set and the validation set."""
         seed, (train, validation) = global_seed(self.seed), self.documents
-        masking = self._masking(self.mask_probability, seed, self.exact_masking)
+        masking = self._masking(self.mask_probability, seed)
         held = self._set(validation, self._masking())
         if not isinstance(train, FileDocuments) or not self.streaming:
             return self._set(train, masking), held
@@ -162,3 +160,55 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
     def _set(self, documents: Documents, masking: Masking) -> KeyedSet:
         padding = self.tokenizer.pad_token_id
         return PreparedText(self._prepared(documents), masking, self.sequence_length, padding)
+
+
+def check_settings(data: TextDataModule) -> None:
+    """Refuses values out of range and settings that exclude each other.
+
+    Raises:
+        InputError: The first of them, with its key.
+    """
+    if data.mode not in MODES:
+        what = f"unknown{did_you_mean(data.mode, MODES)}"
+        raise InputError(what, key="data.mode", found=data.mode, accepted=", ".join(MODES))
+    if data.sequence_length < SHORTEST_SEQUENCE:
+        raise InputError(
+            "is too short",
+            key="data.sequence_length",
+            found=data.sequence_length,
+            accepted=f"a whole number from {SHORTEST_SEQUENCE}",
+        )
+    if not 0 <= data.tuning_fraction < 1:
+        raise InputError(
+            "out of range",
+            key="data.tuning_fraction",
+            found=data.tuning_fraction,
+            accepted="a number in [0, 1)",
+        )
+    limits = {"max_documents": data.max_documents, "max_val_documents": data.max_val_documents}
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise InputError(
+                "must be positive",
+                key=f"data.{name}",
+                found=limit,
+                accepted="a whole number from 1, or null",
+            )
+    if data.streaming:
+        _check_stream(data)
+
+
+def _check_stream(data: TextDataModule) -> None:
+    for name, value, accepted in (
+        ("source", EMBEDDED if data.source == EMBEDDED else None, "files or a hub id"),
+        ("mode", "pack" if data.mode == "pack" else None, "truncate"),
+        ("max_documents", data.max_documents, "null"),
+        ("tuning_fraction", data.tuning_fraction or None, "0.0, and a data.val_split"),
+    ):
+        if value is not None:
+            raise InputError(
+                "cannot be used with data.streaming",
+                key=f"data.{name}",
+                found=value,
+                accepted=accepted,
+            )

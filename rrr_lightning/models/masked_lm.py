@@ -41,8 +41,7 @@ class MaskedLanguageModel(RowCounting, TextStudent):
             64, for faster matrix products on GPUs. Rows end before the padding, so it changes
             neither losses nor what a teacher can be.
         pretrained: Start from the weights of the folder or hub id.
-        compile_network: Compile the network. Shapes follow the number of masked tokens, so give it
-            batches with `exact_masking` of `TextDataModule`, or it compiles for varying numbers.
+        compile_network: Compile the network, for varying numbers of masked tokens.
         tokenizer: A tokenizer, its folder or hub id, for checkpoints to carry and teachers to be
             held against; None for the data module's, or that of the pretrained network.
         learning_rate: The peak learning rate; the recipe's at 4096 samples per step.

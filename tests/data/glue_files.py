@@ -1,20 +1,18 @@
-"""Small folders of GLUE, as parquet files and as official TSV files with their quirks."""
+"""Small folders of GLUE, as parquet files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 
-from rrr_lightning.data.glue_tasks import TASKS, GlueTask
+from rrr_lightning.data.glue_tasks import DIAGNOSTIC, TASKS, GlueTask
 from rrr_lightning.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 
 SENTENCE = "the cat sat on a mat and saw that no dog was ever as quick to leave as it was"
 WORDS = SENTENCE.split()
-LINE_SEPARATOR = "\u2028"
 
 
 def text(number: int, length: int | None = None) -> str:
@@ -52,11 +50,11 @@ def write_parquet(root: Path, task: str, train: int = 60, other: int = 10) -> Pa
     return root
 
 
-def write_lines(path: Path, lines: Iterable[Sequence[Any]], start: bytes = b"") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = "".join("\t".join(map(str, line)) + "\n" for line in lines)
-    path.write_bytes(start + content.encode())
-    return path
+def write_diagnostic(root: Path, count: int = 5) -> None:
+    """Writes the diagnostic set beside the tasks."""
+    (root / "ax").mkdir(parents=True)
+    rows = parquet_rows(DIAGNOSTIC, count, labelled=False)
+    rows.to_parquet(str(root / "ax" / "test.parquet"))
 
 
 def write_tokenizer(folder: Path, size: int = 120) -> Path:

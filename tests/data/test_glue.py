@@ -13,7 +13,7 @@ from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
-from tests.data.glue_files import text, write_lines, write_parquet, write_tokenizer
+from tests.data.glue_files import text, write_diagnostic, write_parquet, write_tokenizer
 from tests.data.toy import make_trainer
 
 Rows = list[tuple[int, ...]]
@@ -172,8 +172,7 @@ def test_mnli_brings_the_diagnostic_set_where_the_source_has_it(
 ) -> None:
     assert data(source, tokenizer, "mnli").test_splits == TASKS["mnli"].test_splits
     shutil.copytree(Path(source), tmp_path / "glue")
-    lines = [("index", "sentence1", "sentence2"), *((n, text(n), text(n + 1)) for n in range(5))]
-    write_lines(tmp_path / "glue" / "diagnostic" / "diagnostic.tsv", lines)
+    write_diagnostic(tmp_path / "glue")
     given = data(str(tmp_path / "glue"), tokenizer, "mnli")
     assert given.test_splits == (*TASKS["mnli"].test_splits, "diagnostic")
     outputs: Any = make_trainer(tmp_path, 7).predict(Reader(), datamodule=given)

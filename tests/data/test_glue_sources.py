@@ -9,7 +9,7 @@ import pytest
 from rrr_lightning.data.glue_sources import has_diagnostic, read_split
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, TASKS
 from rrr_lightning.errors import InputError
-from tests.data.glue_files import parquet_rows, text, write_lines, write_parquet
+from tests.data.glue_files import parquet_rows, text, write_diagnostic, write_parquet
 
 RTE = TASKS["rte"]
 
@@ -25,20 +25,6 @@ def test_the_test_data_are_read_whole(rrr_data: Path, task: str) -> None:
         assert (len(rows) == found.rows[split]) == (split not in subsets.get(task, set()))
         assert rows.labels is not None
         assert len(rows.labels) == len(rows.texts[-1]) == len(rows)
-
-
-def test_parquet_and_tsv_give_the_same_rows(tmp_path: Path) -> None:
-    root = str(write_parquet(tmp_path / "parquet", "rte"))
-    table = parquet_rows(RTE, 60)
-    rows = [
-        (number, row["sentence1"], row["sentence2"], RTE.words[row["label"]])
-        for number, row in enumerate(table)
-    ]
-    header = ("index", "sentence1", "sentence2", "label")
-    write_lines(tmp_path / "tsv" / "RTE" / "train.tsv", [header, *rows])
-    one, other = (read_split(each, RTE, "train") for each in (root, str(tmp_path / "tsv")))
-    assert (one.texts, one.labels) == (other.texts, other.labels)
-    assert one.texts[0][3] == text(3)
 
 
 def test_parts_are_joined_in_order(tmp_path: Path) -> None:
@@ -81,17 +67,13 @@ def test_a_hub_id_is_asked_for_task_and_split(monkeypatch: pytest.MonkeyPatch) -
     assert rows.labels == [number % 2 for number in range(2, 10)]
 
 
-DIAGNOSTIC_LINES = [("index", "sentence1", "sentence2"), (0, "a", "b"), (1, 'c "d', "e")]
-
-
-@pytest.mark.parametrize("file", ["diagnostic/diagnostic.tsv", "AX/test.tsv"])
-def test_the_diagnostic_set_under_its_official_names(file: str, tmp_path: Path) -> None:
+def test_the_diagnostic_set_of_a_folder(tmp_path: Path) -> None:
     write_parquet(tmp_path, "mnli")
     assert not has_diagnostic(str(tmp_path))
-    write_lines(tmp_path / file, DIAGNOSTIC_LINES)
+    write_diagnostic(tmp_path)
     assert has_diagnostic(str(tmp_path))
     rows = read_split(str(tmp_path), DIAGNOSTIC, "test")
-    assert (rows.texts, rows.labels) == ((["a", 'c "d'], ["b", "e"]), None)
+    assert (rows.texts[0], rows.labels) == ([text(number) for number in range(5)], None)
 
 
 def test_the_diagnostic_set_as_the_hub_has_it(
@@ -123,7 +105,8 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         InputError, match=r"data\.source: is neither a folder here nor .* rte, train"
     ):
         read_split("owner/unknown", RTE, "train")
-    for source in (str(tmp_path / "missing"), str(write_lines(tmp_path / "file", []))):
+    (tmp_path / "file").touch()
+    for source in (str(tmp_path / "missing"), str(tmp_path / "file")):
         with pytest.raises(InputError, match=r"data\.source: no such folder; found"):
             read_split(source, RTE, "train")
 
@@ -132,7 +115,8 @@ def test_a_folder_without_the_files_of_the_task_lists_what_is_there(tmp_path: Pa
     with pytest.raises(InputError, match="has no folder of rte; it holds nothing"):
         read_split(str(tmp_path), RTE, "train")
     write_parquet(tmp_path, "cola")
-    write_lines(tmp_path / "RTE" / "notes.txt", [])
+    (tmp_path / "RTE").mkdir(exist_ok=True)
+    (tmp_path / "RTE" / "notes.txt").touch()
     with pytest.raises(InputError, match=r"has no train split of rte; it holds notes\.txt; found"):
         read_split(str(tmp_path), RTE, "train")
     with pytest.raises(InputError, match=r"has no folder of wnli; it holds RTE/, cola/; found"):

@@ -23,8 +23,8 @@ def keys(rows: int, epoch: int = 0) -> list[tuple[int, int]]:
     return [(epoch, index) for index in range(rows)]
 
 
-def masking(seed: int = 7, probability: float = 0.15, exact: bool = False) -> Masking:
-    return Masking(VOCABULARY, SPECIAL, MASK, probability, seed, exact)
+def masking(seed: int = 7, probability: float = 0.15) -> Masking:
+    return Masking(VOCABULARY, SPECIAL, MASK, probability, seed)
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.3])
@@ -104,23 +104,6 @@ def test_a_batch_of_special_tokens_has_no_targets() -> None:
     inputs, labels = masking()(tokens, keys(4))
     assert (inputs == tokens).all()
     assert (labels == NO_TARGET).all()
-
-
-@pytest.mark.parametrize("rows", [1, 2, 16])
-def test_exact_masking_chooses_equally_many(rows: int) -> None:
-    tokens = ids(48)[1::3][:rows]
-    for epoch in range(5):
-        inputs, labels = masking(exact=True)(tokens, keys(rows, epoch))
-        chosen = labels != NO_TARGET
-        assert chosen.sum() == round(0.15 * tokens.size)
-        assert (tokens[chosen] >= 5).all()
-        assert (inputs[~chosen] == tokens[~chosen]).all()
-
-
-def test_exact_masking_needs_tokens_to_choose_from() -> None:
-    tokens = np.full((2, 128), 0)
-    with pytest.raises(InputError, match=r"exact_masking: a batch has 0 tokens .* the 38 of exact"):
-        masking(exact=True)(tokens, keys(2))
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, 15, float("nan")])

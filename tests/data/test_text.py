@@ -150,11 +150,9 @@ def test_a_tokenizer_from_a_folder(corpus: Path, rrr_data: Path) -> None:
     assert len(numbers_of(batch, data.vocabulary)) == 12
 
 
-def test_packed_batches_have_no_padding_and_exact_ones_equally_many_targets(corpus: Path) -> None:
-    data = text_data(corpus, mode="pack", exact_masking=True, global_batch_size=6)
-    for batch in batches(data, 7):
-        assert batch["attention_mask"].all()
-        assert (batch["labels"] != -100).sum() == round(0.3 * 6 * 16)
+def test_packed_batches_have_no_padding(corpus: Path) -> None:
+    data = text_data(corpus, mode="pack", global_batch_size=6)
+    assert all(batch["attention_mask"].all() for batch in batches(data, 7))
 
 
 def test_some_of_the_documents(corpus: Path) -> None:

@@ -21,7 +21,6 @@ from rrr_lightning.models.base import describe_data
         ({"max_val_documents": -1}, "data.max_val_documents: must be positive; found -1"),
         ({"mask_probability": 0.0}, "data.mask_probability: out of range; found 0.0"),
         ({"mask_probability": 1.0}, "data.mask_probability: out of range; found 1.0"),
-        ({"exact_masking": True}, "data.exact_masking: needs samples without padding; found True"),
         ({"tokenizer": "train:many"}, "data.tokenizer: is no size of a vocabulary"),
         ({"global_batch_size": 0}, "data.global_batch_size: must be positive; found 0"),
         (

@@ -24,7 +24,7 @@ from rrr_lightning.glue.evaluate import evaluate
 from rrr_lightning.jobs import hold
 from rrr_lightning.jobs.locks import Lock
 from rrr_lightning.jobs.process import MARKER
-from tests.data.glue_files import write_lines
+from tests.data.glue_files import write_diagnostic
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here, write_body
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,8 +217,7 @@ def test_test_predictions_go_into_a_zip(body: str, data: str, tmp_path: Path) ->
     # With the diagnostic set in the data, the network of MNLI predicts it too.
     whole = tmp_path / "data"
     shutil.copytree(data, whole)
-    lines = [("index", "sentence1", "sentence2"), *((n, "the cat", "a dog") for n in range(5))]
-    write_lines(whole / "diagnostic" / "diagnostic.tsv", lines)
+    write_diagnostic(whole)
     run(body, str(whole), tmp_path / "two", "mnli", protocol="quick", submission=archive)
     with zipfile.ZipFile(archive) as file:
         assert sorted(file.namelist()) == ["AX.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"]
