@@ -104,14 +104,7 @@ def _load_string(spec: str, key: str) -> Pretrained:
     if spec and path.is_dir():
         if (path / STUDENT_FILE).is_file():
             return load_exported(path, key)
-        if (path / "config.json").is_file():
-            return load_hugging_face(str(path), key)
-        raise InputError(
-            f"a directory without config.json or {STUDENT_FILE} is no teacher",
-            key=key,
-            found=spec,
-            accepted=_ACCEPTED,
-        )
+        return load_hugging_face(str(path), key)
     what = f"unknown kind of teacher{did_you_mean(kind, _QUERIES)}" if colon else "no such file"
     raise InputError(what, key=key, found=spec, accepted=_ACCEPTED)
 

@@ -187,7 +187,7 @@ def test_specs_that_cannot_be_read_are_refused(spec: Any, message: str) -> None:
 
 def test_files_that_say_too_little_are_refused(weights: Path, tmp_path: Path) -> None:
     refuse(str(weights), "does not say which network.*class_path")
-    refuse(str(tmp_path), r"a directory without config\.json")
+    refuse(str(tmp_path), r"the folder holds no config\.json")
     (tmp_path / "cut.ckpt").write_bytes(weights.read_bytes()[:200])
     refuse(str(tmp_path / "cut.ckpt"), "truncated, damaged")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from rrr_lightning import tokens
 from rrr_lightning.errors import InputError
 
 NEEDED = ("mask_token", "pad_token", "cls_token", "sep_token")
@@ -26,19 +26,8 @@ def load_tokenizer(spec: str, needed: Sequence[str] = NEEDED) -> Any:
     """
     import transformers
 
-    folder = Path(spec).expanduser()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder) if folder.is_dir() else spec, trust_remote_code=False
-        )
-    except Exception as error:  # files of many formats fail in many ways
-        raise InputError(
-            f"no tokenizer can be loaded from there ({str(error).partition(chr(10))[0]})",
-            key="data.tokenizer",
-            found=spec,
-            accepted="train:<size>, " * (needed == NEEDED)
-            + "a folder with tokenizer.json, or the id of a model on the hub",
-        ) from error
+    accepted = "train:<size>, " * (needed == NEEDED)
+    tokenizer = tokens.load_tokenizer(spec, "data.tokenizer", accepted)
     check_tokenizer(tokenizer, spec, needed)
     # transformers knows by its class what a tokenizer gives; this class is any tokenizer's.
     is_any = type(tokenizer) is transformers.PreTrainedTokenizerFast

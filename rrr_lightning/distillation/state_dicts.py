@@ -317,6 +317,12 @@ def _wanted(network: nn.Module, state: Any) -> OrderedDict[str, Any]:
     return wanted
 
 
+def tied_names(network: nn.Module) -> set[frozenset[str]]:
+    """Returns the groups of names in a network's state dict that stand for one tensor each."""
+    tied = _tied(network.state_dict(keep_vars=True))
+    return {frozenset((name, *others)) for name, others in tied.items()}
+
+
 def _tied(expected: Mapping[str, Any]) -> dict[str, list[str]]:
     """The other names of each tensor that has several."""
     names: dict[int, list[str]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,22 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.state_dicts import describe_differences
+from rrr_lightning.distillation.state_dicts import describe_differences, tied_names
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import sha256_of
-from rrr_lightning.models.masked_rows import KeywordInputs, MaskedRows
+from rrr_lightning.models.masked_rows import (
+    KeywordInputs,
+    MaskedRows,
+    check_rows_once,
+    vocabulary_size,
+)
 from rrr_lightning.models.pretrained import Pretrained
-from rrr_lightning.models.vocabulary import Vocabulary, load_tokenizer
+from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.tokens import TOKEN_FILES, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 # Weights that published files hold and that no classification or masked-LM network uses.
-_SPARE = re.compile(r"(^|\.)(pooler|seq_relationship)\.|position_ids$")
+_SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|position_ids$")
 _NO_NAME = re.compile(r"LABEL_\d+")
 LEDGER_FILE = "ledger.json"  # in a folder that `rrr export` wrote
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TASKS = {
     "ForMaskedLM": "AutoModelForMaskedLM",
     "ForPreTraining": "AutoModelForMaskedLM",
@@ -46,47 +56,32 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
     Raises:
         InputError: Not found, of no known task, damaged, or weights that do not fit its config.
     """
-    import transformers
-
-    if Path(source).expanduser().is_dir():
-        source = str(Path(source).expanduser())
+    source = check_source(source, key)
     with quiet():
-        try:
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise unusable(source, error, key) from error
-        architecture = next(iter(getattr(config, "architectures", None) or []), "none")
-        task = next((task for task in _TASKS if architecture.endswith(task)), None)
-        if task is None:
+        config, state, weights = _read(source, key)
+        architecture = next(iter(getattr(config, "architectures", None) or []), None)
+        known = {name: auto for name, auto in _TASKS.items() if str(architecture).endswith(name)}
+        if architecture is None:
+            known = {name: auto for name, auto in _TASKS.items() if name != "ForPreTraining"}
+        elif not known:
             raise InputError(
                 f"hf:{source} gives no rows",
                 key=key,
                 found=architecture,
                 accepted="an architecture " + ", ".join(f"…{task}" for task in _TASKS),
             )
-        try:
-            network, info = getattr(transformers, _TASKS[task]).from_pretrained(
-                source,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-                trust_remote_code=False,
-            )
-        except Exception as error:  # safetensors and pickle errors have no common ancestor
-            raise unusable(source, error, key) from error
-    _check_fit(source, info, key)
-    network.float()
-    weights = _find(source, "model.safetensors")
-    sha256 = sha256_of(weights) if weights else None
+        task, network = _load_any(source, known, config, state, key)
+    sha256 = sha256_of(weights) if not weights.name.endswith(".json") else None
     ledger = _read_ledger(Path(source, LEDGER_FILE))
     if task in ("ForMaskedLM", "ForPreTraining"):
         vocabulary = vocabulary_of(source, key)
-        schema = RowSchema(columns=config.vocab_size)
+        size = vocabulary_size(network, key)
+        schema = RowSchema(columns=size)
         if vocabulary is not None:
             # Columns of the network beyond the tokens of the tokenizer are padding.
-            columns = min(vocabulary.size, config.vocab_size)
-            schema = replace(vocabulary.schema, columns=columns)
+            schema = replace(vocabulary.schema, columns=min(vocabulary.size, size))
         rows = MaskedRows(network, schema.columns)
+        check_rows_once(rows, key)
         return Pretrained(rows, schema, sha256, ledger=ledger, vocabulary=vocabulary)
     is_text = task == "ForSequenceClassification"
     vocabulary = vocabulary_of(source, key) if is_text else None
@@ -94,10 +89,149 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
     schema = RowSchema(
         columns=config.num_labels,
         labels=None if all(map(_NO_NAME.fullmatch, labels)) else labels,
-        normalization=None if is_text else _normalization(source),
+        normalization=None if is_text else _normalization(source, key),
         input_vocabulary=None if vocabulary is None else vocabulary.fingerprint,
     )
     return Pretrained(network, schema, sha256, KeywordInputs(network), ledger, vocabulary)
+
+
+def check_source(source: str, key: str) -> str:
+    """Returns a folder with a configuration, or a hub id as it is.
+
+    Raises:
+        InputError: A folder without `config.json`.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return source
+    if not (folder / "config.json").is_file():
+        inside = sorted(str(each.parent) for each in folder.glob("*/config.json"))
+        raise InputError(
+            "the folder holds no config.json",
+            key=key,
+            found=source,
+            accepted=" or ".join(inside[:6]) or "a folder with config.json and model.safetensors",
+        )
+    config = read_json(folder / "config.json", key)
+    if "model_type" not in config and isinstance(config.get("architecture"), str):
+        name, columns = config["architecture"], config.get("num_classes", 1000)
+        raise InputError(
+            "the folder is timm's, not transformers'",
+            key=key,
+            found=source,
+            accepted=f"timm:{name}?checkpoint={folder}/model.safetensors&num_classes={columns}",
+        )
+    return str(folder)
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """Returns the mapping in a JSON file.
+
+    Raises:
+        InputError: It cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error})", key=key) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no mapping", key=key, found=type(content).__name__)
+    return content
+
+
+def load_network(source: str, key: str) -> tuple[Any, Mapping[str, Any]]:
+    """Returns a network below its head, and what transformers says of how its weights fit.
+
+    Raises:
+        InputError: Not found or damaged.
+    """
+    config, state, _ = _read(source, key)
+    return _load(source, "AutoModel", config, state, key)
+
+
+def _read(source: str, key: str) -> tuple[Any, dict[str, Tensor], Path]:
+    """The configuration of a folder or hub id, its state dict, and the file that it came from."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        names = [name for each in _WEIGHTS for name in (each, f"{each}.index.json")]
+        path = next((path for path in (_find(source, name) for name in names) if path), None)
+        if path is None:
+            raise OSError(f"there are no weights: {', '.join(_WEIGHTS)} or an index of shards")
+        if path.name.endswith(".json") and not Path(source).is_dir():
+            for name in set(json.loads(path.read_text())["weight_map"].values()):
+                _find(source, os.path.basename(name))  # into the cache, where the index expects it
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(source, error, key) from error
+    content = read_checkpoint(path, key)
+    return config, {n: each for n, each in content.items() if isinstance(each, Tensor)}, path
+
+
+def _load_any(
+    source: str, known: Mapping[str, str], config: Any, state: dict[str, Tensor], key: str
+) -> tuple[str, Any]:
+    """The network of the first task that the weights fit, and the task."""
+    import transformers
+
+    fault = None
+    for task, auto in known.items():
+        if len(known) > 1 and type(config) not in getattr(transformers, auto)._model_mapping:
+            continue
+        try:
+            network, info = _load(source, auto, config, state, key)
+            _check_fit(source, info, key)
+        except InputError as error:
+            fault = fault or error
+            continue
+        network.float()
+        return task, network
+    if len(known) == 1 and fault is not None:
+        raise fault
+    raise InputError(
+        f"the config of hf:{source} names no architecture, and the weights fit none",
+        key=key,
+        accepted="an architecture " + ", ".join(f"…{task}" for task in _TASKS),
+    )
+
+
+def _load(
+    source: str, auto: str, config: Any, state: dict[str, Tensor], key: str
+) -> tuple[Any, Mapping[str, Any]]:
+    """A network with the weights of a file; tied where the network that the config describes is.
+
+    Where a file holds both of two tied matrices and they differ, transformers loads both and leaves
+    `tie_word_embeddings` as it is. Here the config then says what the network does.
+    """
+    import transformers
+
+    try:
+        for _ in range(2):
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                described = getattr(transformers, auto).from_config(config)
+            network, info = type(described).from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(state),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused later, by name
+            )
+            if tied_names(network) == tied_names(described):
+                return network, info
+            if getattr(config, "tie_word_embeddings", False):
+                logger.warning(
+                    "%s: hf:%s is loaded with its embeddings untied: its file holds both matrices, "
+                    "and they differ",
+                    key,
+                    source,
+                )
+                config.tie_word_embeddings = False
+    except Exception as error:  # configurations and weights fail in many ways
+        raise unusable(source, error, key) from error
+    raise InputError(
+        f"the file of hf:{source} holds tied weights with different values", key=key, found=source
+    )
 
 
 def vocabulary_of(source: str, key: str) -> Vocabulary | None:
@@ -110,7 +244,7 @@ def vocabulary_of(source: str, key: str) -> Vocabulary | None:
     Raises:
         InputError: Its tokenizer is damaged.
     """
-    if not any(_find(source, name) for name in _VOCABULARIES):
+    if not any(_find(source, name) for name in TOKEN_FILES):
         logger.warning("hf:%s has no tokenizer, so its vocabulary cannot be checked", source)
         return None
     with quiet():
@@ -119,19 +253,21 @@ def vocabulary_of(source: str, key: str) -> Vocabulary | None:
 
 def _read_ledger(path: Path) -> dict[str, Any] | None:
     """What the training cost of a network that `rrr export` wrote to a folder."""
-    ledger = json.loads(path.read_text()) if path.is_file() else None
-    return ledger if isinstance(ledger, dict) else None
+    return read_json(path, LEDGER_FILE) if path.is_file() else None
 
 
-def _normalization(source: str) -> Normalization | None:
+def _normalization(source: str, key: str) -> Normalization | None:
     path = _find(source, "preprocessor_config.json")
-    settings = json.loads(path.read_text()) if path else {}
+    settings = read_json(path, key) if path else {}
     if not settings.get("do_normalize", True):
         return Normalization((0.0,) * 3, (1.0,) * 3)
     if "image_mean" not in settings or "image_std" not in settings:
         logger.warning("hf:%s says no image statistics; it is given the student's images", source)
         return None
-    return Normalization(tuple(settings["image_mean"]), tuple(settings["image_std"]))
+    try:
+        return Normalization(tuple(settings["image_mean"]), tuple(settings["image_std"]))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no image statistics ({error})", key=key) from error
 
 
 def _check_fit(source: str, info: Mapping[str, Any], key: str) -> None:
@@ -180,8 +316,6 @@ def quiet() -> Iterator[None]:
 def unusable(source: str, error: Exception, key: str) -> InputError:
     """Returns the error for a folder or hub id that transformers cannot load, in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if "eights only load failed" in str(error) or isinstance(error, pickle.UnpicklingError):
-        reason = "its weights hold pickled objects; opening them can run code, so they are refused"
     return InputError(
         f"hf:{source} cannot be loaded ({reason or type(error).__name__})",
         key=key,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +13,13 @@ from torch import nn
 
 from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.models.hugging_face import load_hugging_face
-from rrr_lightning.models.masked_rows import MaskedRows
+from rrr_lightning.models.masked_rows import MaskedRows, check_rows_once
 from rrr_lightning.models.vocabulary import (
     Vocabulary,
     check_same_tokens,
-    load_tokenizer,
     padded_size,
 )
+from rrr_lightning.tokens import load_tokenizer
 
 # Heads are 64 wide and the feed-forward layers four times the hidden width, as in the published
 # miniatures and in BERT itself.
@@ -67,6 +70,7 @@ def make_masked_rows(
         network, vocabulary = _load(spec, size, multiple, vocabulary)
     else:
         network = _build(spec, size, multiple, vocabulary)
+        check_rows_once(network, "model.network")
     if vocabulary is not None and vocabulary.size != network.columns:
         raise InputError(
             "differs from the tokenizer's number of tokens",
@@ -192,9 +196,9 @@ def build_masked_network(config: Mapping[str, Any]) -> nn.Module:
     try:
         made = transformers.AutoConfig.for_model(config["model_type"], **values)
         network: nn.Module = transformers.AutoModelForMaskedLM.from_config(made)
-    except (ValueError, TypeError, ImportError, AssertionError) as error:
+    except Exception as error:  # networks of many kinds fail in many ways
         raise InputError(
-            f"the configuration builds no network ({str(error).splitlines()[0]})",
+            f"the configuration builds no network ({next(iter(str(error).splitlines()), '')})",
             key="model.network",
         ) from error
     return network
@@ -224,8 +228,13 @@ def _refuse_unknown(kind: str, values: Mapping[str, Any], key: str) -> None:
     import transformers
 
     known = transformers.AutoConfig.for_model(kind)
+    network = importlib.import_module(
+        type(known).__module__.replace(".configuration_", ".modeling_")
+    )
+    source = inspect.getsource(network)  # reads values that the class has no default for
     for name in values:
-        if not hasattr(known, name):
+        is_read = re.search(rf"config(\.|, [\"']){re.escape(name)}\b", source)
+        if not hasattr(known, name) and not is_read:
             raise InputError(
                 f"{kind} has no such value{did_you_mean(name, known.to_dict())}",
                 key=f"{key}.{name}",

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rrr_lightning.distillation.masked_places import masked_places
@@ -31,9 +32,8 @@ class MaskedRows(nn.Module):
 
     def __init__(self, network: nn.Module, columns: int | None = None) -> None:
         super().__init__()
-        config: Any = network.config
         self.network = network
-        self.columns = int(config.vocab_size) if columns is None else columns
+        self.columns = vocabulary_size(network) if columns is None else columns
         self.positions = usable_positions(network)
         self._inputs = KeywordInputs(network)
 
@@ -76,6 +76,52 @@ class MaskedRows(nn.Module):
         return logits_NV
 
 
+def vocabulary_size(network: Any, key: str = "model.network") -> int:
+    """Returns the number of columns of a masked-LM network.
+
+    Raises:
+        InputError: Its configuration does not say, as those of networks for images and text.
+    """
+    size = getattr(network.config, "vocab_size", None)
+    if not isinstance(size, int):
+        raise InputError(
+            "a network of this kind is not supported: its config has no vocab_size",
+            key=key,
+            found=type(network).__name__,
+            accepted="a masked-LM network of text",
+        )
+    return size
+
+
+def check_rows_once(rows: MaskedRows, key: str) -> None:
+    """Runs a network on four tokens, so that one that gives no rows is refused before the run.
+
+    Raises:
+        InputError: It fails, for whatever reason of its own, or gives other rows than [N, V].
+    """
+    ids = torch.tensor([[min(7, rows.columns - 1)] * 4])
+    labels = torch.tensor([[-100, 0, -100, -100]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    if any(each.device.type != "cpu" for each in rows.parameters()):
+        return
+    training = rows.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            shape = tuple(rows.eval()(batch).shape)
+        reason = None if shape == (1, rows.columns) else f"its rows have the shape {shape}"
+    except Exception as error:  # networks of many kinds fail in many ways
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    finally:
+        rows.train(training)
+    if reason is not None:
+        raise InputError(
+            f"a network of this kind is not supported ({reason})",
+            key=key,
+            found=type(rows.network).__name__,
+            accepted="a masked-LM network that takes input_ids and attention_mask",
+        )
+
+
 def masked_labels(batch: Any) -> Tensor:
     """Returns the labels [B, T] of a batch of masked tokens.
 
@@ -99,7 +145,11 @@ def usable_positions(network: Any) -> int | None:
     if not isinstance(positions, int) or positions < 1:
         return None
     # RoBERTa and its like count positions from the one after the padding's.
-    first = getattr(getattr(network.base_model, "embeddings", None), "padding_idx", None)
+    embeddings = getattr(network.base_model, "embeddings", None)
+    # In XLM and FlauBERT that name is the table of tokens, whose padding does not move positions.
+    first = (
+        None if isinstance(embeddings, nn.Embedding) else getattr(embeddings, "padding_idx", None)
+    )
     return positions if first is None else positions - first - 1
 
 

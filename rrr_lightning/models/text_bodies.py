@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rrr_lightning.distillation.state_dicts import describe_differences
 from rrr_lightning.errors import InputError, did_you_mean
-from rrr_lightning.models.hugging_face import quiet, unusable, vocabulary_of
+from rrr_lightning.models.hugging_face import check_source, load_network, quiet, vocabulary_of
 from rrr_lightning.models.masked_networks import PRESETS, plain_config, read_config
 from rrr_lightning.models.stored import load_checkpoint
 from rrr_lightning.models.vocabulary import HUB_ID, Vocabulary
@@ -105,18 +105,9 @@ def _from_checkpoint(path: Path) -> TextBody:
 
 
 def _from_hugging_face(source: str) -> TextBody:
-    import transformers
-
+    source = check_source(source, KEY)
     with quiet(), torch.random.fork_rng(devices=[]):
-        try:
-            network, info = transformers.AutoModel.from_pretrained(
-                source,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-                trust_remote_code=False,
-            )
-        except Exception as error:  # files of many formats fail in many ways
-            raise unusable(source, error, KEY) from error
+        network, info = load_network(source, KEY)
     new = {name for name in info["missing_keys"] if name.startswith(_MAY_BE_NEW)}
     _check_fit(source, network, info, new)
     state = {name: each.float() for name, each in network.state_dict().items() if name not in new}

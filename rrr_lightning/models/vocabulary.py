@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rrr_lightning.distillation.schema import RowSchema
@@ -86,27 +85,6 @@ class Vocabulary:
         return RowSchema(
             columns=self.size, labels=self.tokens, special_token_ids=self.special_token_ids
         )
-
-
-def load_tokenizer(source: str, key: str) -> Any:
-    """Loads a tokenizer from a local folder or the hub.
-
-    Raises:
-        InputError: There is none.
-    """
-    import transformers
-
-    source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
-    try:
-        return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # files of many formats fail in many ways
-        raise InputError(
-            "no tokenizer can be loaded from there",
-            key=key,
-            found=source,
-            accepted="a folder with tokenizer.json, or the id of a model on the hub that is cached "
-            "or can be reached",
-        ) from error
 
 
 def padded_size(size: int, multiple: int | None) -> int:

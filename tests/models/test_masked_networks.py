@@ -103,6 +103,28 @@ def test_a_tokenizer_gives_size_and_padding(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (
+            "deberta-v2",
+            {"position_buckets": 4, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+        ),
+        ("deberta", {"talking_head": False, "position_biased_input": True}),
+        ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    ],
+)
+def test_values_without_a_default_are_taken_where_the_network_reads_them(
+    kind: str, values: dict[str, Any]
+) -> None:
+    size = {**TINY, "model_type": kind, "relative_attention": True, "max_position_embeddings": 16}
+    config = read_config({**size, **values})
+    assert {name: config[name] for name in values} == values
+    near = f"{next(iter(values))}s"
+    with pytest.raises(InputError, match=rf"{kind} has no such value"):
+        read_config({**size, near: 1})
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("mimi", r"model.network: no such network; did you mean 'mini'\?; found 'mimi'; accepted"),

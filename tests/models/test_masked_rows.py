@@ -11,6 +11,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.models.masked_rows import (
     KeywordInputs,
     MaskedRows,
+    check_rows_once,
     input_names,
     usable_positions,
 )
@@ -104,3 +105,37 @@ def test_positions_are_counted_as_the_network_counts_them() -> None:
     assert MaskedRows(roberta).rows({"input_ids": tokens, "labels": tokens}).shape == (19, 32)
     roberta.config.max_position_embeddings = -1
     assert usable_positions(roberta) is None
+
+
+@pytest.mark.parametrize("kind", ["Flaubert", "XLM"])
+def test_all_positions_count_where_padding_takes_none(kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=32, emb_dim=8, n_layers=1, n_heads=2, max_position_embeddings=12
+    )
+    network = getattr(transformers, f"{kind}WithLMHeadModel")(config).eval()
+    assert usable_positions(network) == 12
+    ids = torch.full((1, 12), 5)
+    assert MaskedRows(network).rows({"input_ids": ids, "labels": ids}).shape == (12, 32)
+
+
+def test_a_network_is_tried_without_a_trace() -> None:
+    rows = MaskedRows(masked_lm().train())
+    state = torch.get_rng_state()
+    check_rows_once(rows, "model.network")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in rows.modules())
+
+
+@pytest.mark.parametrize("fault", [AttributeError("x\ny"), RuntimeError(), AssertionError("size")])
+def test_a_network_that_fails_is_refused_in_one_line(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = MaskedRows(masked_lm())
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(rows.network, "forward", fail)
+    with pytest.raises(InputError, match=r"model.network: a network of this kind") as caught:
+        check_rows_once(rows, "model.network")
+    assert "\n" not in str(caught.value)

@@ -12,9 +12,9 @@ from rrr_lightning.models.vocabulary import (
     Vocabulary,
     agree_on_vocabulary,
     check_same_tokens,
-    load_tokenizer,
     padded_size,
 )
+from rrr_lightning.tokens import load_tokenizer
 from tests.models.texts import TOKENS, TextData
 
 
@@ -50,12 +50,6 @@ class Gaps:
 
 def test_ids_left_out_have_no_token() -> None:
     assert Vocabulary.of(Gaps()) == Vocabulary(("m", "", "", "", "", "w"), {"mask_token": 0})
-
-
-def test_no_tokenizer_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^model.tokenizer: no tokenizer .*found") as caught:
-        load_tokenizer(str(tmp_path), "model.tokenizer")
-    assert "\n" not in str(caught.value)
 
 
 def test_padding_goes_to_the_next_multiple() -> None:
