@@ -20,8 +20,8 @@ def check_start(plan: Plan, runs: Iterable[Run]) -> None:
         runs: All runs, as the record of the folder has them.
 
     Raises:
-        InputError: A finished run of MNLI has kept no network, as in folders of earlier versions;
-            or it is gone, and what started from it is there.
+        InputError: A finished run of MNLI has no network; or it is gone, and what started from it
+            is there.
     """
     left = {run.folder for run in plan.left}
     for run in runs:
@@ -69,8 +69,7 @@ def check_running(plan: Plan) -> None:
 def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
     """Refuses a finished run that was trained by other settings than were planned.
 
-    Results of earlier versions, which do not say how they were trained, are trusted. So is a run
-    that started from MNLI if the network is gone.
+    A run that started from MNLI is trusted if the network is gone.
 
     Args:
         runs: All runs, as the record of their folder has them.
@@ -96,7 +95,7 @@ def check_finished(runs: Iterable[Run], fingerprint: str, key: str) -> None:
                     found=str(start),
                     accepted=f"the same call once {run.folder} is removed",
                 )
-        before = {"fingerprint": left.get("fingerprint") or fingerprint, **left.get("settings", {})}
+        before = {"fingerprint": left["fingerprint"], **left["settings"]}
         now = {**run.settings, "fingerprint": fingerprint}
         other = {name: value for name, value in before.items() if now.get(name, value) != value}
         if other:

@@ -134,7 +134,6 @@ def _check_start(first: Record, second: Record, folder: Path) -> None:
         what = "another run of MNLI to start from: its seed"
         _refuse(folder, what, first.mnli_seed, second.mnli_seed)
     before, now = first.cells.get("mnli"), second.cells.get("mnli")
-    # Folders of earlier versions do not tell.
     if before is not None and now is not None:
         _check_cells("mnli", before, now, folder, "a start from other settings of")
 

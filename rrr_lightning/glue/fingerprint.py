@@ -40,15 +40,6 @@ def fingerprint(checkpoint: str) -> str:
     return checkpoint
 
 
-def is_same(checkpoint: str, before: str, now: str) -> bool:
-    """Returns whether a checkpoint, whose fingerprint is `now`, is the one that had `before`.
-
-    In earlier versions every file in a folder and below it counted.
-    """
-    path = Path(checkpoint).expanduser()
-    return before == now or (path.is_dir() and before == _hash(path, path.rglob("*")))
-
-
 def _check_no_run(folder: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists() and not (folder / "config.json").exists():

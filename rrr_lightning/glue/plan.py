@@ -183,14 +183,12 @@ def write_settings(plan: Plan) -> None:
 def told_otherwise(run: Run) -> list[str]:
     """What a job's settings file, if there is one, says otherwise than the plan.
 
-    Where a checkpoint lies does not matter. Earlier versions did not write what tells it and the
-    data from others.
+    Where a checkpoint lies does not matter.
     """
     path = run.folder / SETTINGS
     if not path.exists():
         return []
-    later = {name: run.settings.get(name) for name in ("fingerprint", "data_sha256")}
-    before = {**later, **read_json(path)}
+    before = read_json(path)
     return [
         name
         for name, value in run.settings.items()

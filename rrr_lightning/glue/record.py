@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.fingerprint import fingerprint, is_same
+from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import Run, make_plan
 from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
 from rrr_lightning.glue.results import Results, collect
@@ -35,8 +35,7 @@ class Record:
         predict_test: Whether test splits are predicted.
         mnli_seed: Seed of the run that other tasks start from.
         tasks: Settings of the tasks that were asked for.
-        start: Settings of the run of MNLI that tasks start from; None where none does, and in
-            folders of earlier versions.
+        start: Settings of the run of MNLI that tasks start from; None where none does.
     """
 
     checkpoint: str
@@ -60,12 +59,9 @@ class Record:
 
     def runs(self, folder: Path) -> Sequence[Run]:
         """Returns all runs, finished or not; those nobody asked for are not reported."""
-        cells = self.cells
-        # Of a folder of an earlier version only the seed is known, which is what matters here.
-        mnli = cells.get("mnli", TaskSettings(1, 1, 1.0, 0.0)).with_seeds([self.mnli_seed])
         plan = make_plan(
             tuple(self.tasks),
-            Protocol(self.protocol, {"mnli": mnli, **self.tasks}),
+            Protocol(self.protocol, self.cells),
             self.checkpoint,
             self.data,
             folder,
@@ -142,7 +138,7 @@ def merge(record: Record, folder: Path) -> Record:
     if _is_new(folder):
         return record
     before = read_record(folder, "--out")
-    if not is_same(record.checkpoint, before.fingerprint, record.fingerprint):
+    if before.fingerprint != record.fingerprint:
         _refuse_checkpoint(folder, before.checkpoint, record.checkpoint)
     _same(folder, "other data", before.data, record.data)
     protocol = f"another protocol ({before.protocol})"
@@ -205,8 +201,8 @@ def _settled(record: Record, folder: Path) -> set[str]:
 
 
 def _settings(values: dict[str, Any]) -> TaskSettings:
-    """Settings as `plan.json` has them; earlier versions left dropout as pre-training had it."""
-    return TaskSettings(**{"dropout": None, **values, "seeds": tuple(values["seeds"])})
+    """Returns settings as `plan.json` has them."""
+    return TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
 
 
 def _named(record: Record) -> Record:

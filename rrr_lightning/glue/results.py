@@ -32,8 +32,7 @@ class TaskResult:
         official_rows: The same for the whole of the official data.
         settings: How it was fine-tuned.
         missing: Seeds without a result.
-        computed: Device and precision by seed, where the run has recorded them, as runs of earlier
-            versions have not.
+        computed: Device and precision by seed.
         data_sha256: What each run has recorded of its data, by split.
         uneven: Whether seeds were trained or judged on different numbers of rows.
         start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
@@ -156,9 +155,8 @@ def _add(result: TaskResult, run: Run) -> None:
         result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
     result.uneven |= bool(result.rows) and result.rows != left["rows"]
     result.rows, result.official_rows = left["rows"], left["official_rows"]
-    result.data_sha256.append(left.get("data_sha256", {}))
-    if "device" in left:
-        result.computed[run.seed] = (left["device"], left["precision"])
+    result.data_sha256.append(left["data_sha256"])
+    result.computed[run.seed] = (left["device"], left["precision"])
     result.settings = {each.name: run.settings[each.name] for each in CELLS}
 
 
@@ -172,8 +170,7 @@ def check_data(
     Args:
         results: What has finished.
         rows: Rows to train and to judge on, by task.
-        data_sha256: What tells their texts and labels from others, by task and split; runs of
-            earlier versions have not recorded it.
+        data_sha256: What tells their texts and labels from others, by task and split.
 
     Raises:
         InputError: A task has other rows than its finished runs.

@@ -37,7 +37,6 @@ def test_a_start_that_is_gone_is_refused_before_it_is_trained_again(tmp_path: Pa
     rte = tmp_path / "jobs" / "rte-19"
     rte.mkdir(parents=True)
     write_json(rte / MARKER, {"result": {}})
-    check_start(plan, plan.runs)  # an earlier version did not tell one start from another
     write_json(rte / MARKER, {"result": {"start_sha256": "abc"}})
     with pytest.raises(InputError) as refused:
         check_start(plan, plan.runs)
@@ -54,7 +53,7 @@ def test_a_start_that_is_gone_is_refused_before_it_is_trained_again(tmp_path: Pa
 
 
 def test_the_settings_of_a_job_that_still_runs_stay(tmp_path: Path) -> None:
-    write_settings(small_plan(tmp_path, None))
+    write_settings(small_plan(tmp_path))
     lock = Lock(tmp_path / "jobs" / "cola-1" / LOCK)
     assert lock.take({"host": "node1", "pid": 7, "group": 9, "runner": ""})
     check_running(small_plan(tmp_path))
@@ -76,10 +75,10 @@ def test_a_run_that_was_trained_by_other_settings_is_refused(tmp_path: Path) -> 
     def finish(name: str, **trained: object) -> Path:
         folder = tmp_path / "jobs" / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARKER, {"result": {"metrics": {}, **trained}})
+        known = {"metrics": {}, "settings": {}, "fingerprint": "abc"}
+        write_json(folder / MARKER, {"result": {**known, **trained}})
         return folder
 
-    finish("cola-1")  # an earlier version
     finish("rte-1", settings={"learning_rate": 1e-5, "of a later version": 1}, fingerprint="abc")
     check_finished(plan.runs, "abc", "--out")
     folder = finish("cola-1", settings={"learning_rate": 1.0, "max_steps": None})
@@ -105,7 +104,8 @@ def test_a_run_that_started_from_another_run_of_mnli_is_refused(tmp_path: Path) 
         folder.mkdir(parents=True)
     (mnli / NETWORK).write_bytes(b"first")
     start = hashlib.sha256(b"first").hexdigest()
-    write_json(rte / MARKER, {"result": {"metrics": {}, "start_sha256": start}})
+    known = {"metrics": {}, "settings": {}, "fingerprint": "abc"}
+    write_json(rte / MARKER, {"result": {**known, "start_sha256": start}})
     check_finished(plan.runs, "abc", "--out")
     (mnli / NETWORK).write_bytes(b"second")
     with pytest.raises(InputError) as refused:

@@ -39,9 +39,6 @@ def test_what_is_alike_is_accepted(tmp_path: Path) -> None:
     finish(tmp_path, "cola-1")
     first = record_of("cola", mnli={"max_steps": 1})
     check_comparable(first, record_of("cola", seeds=(3, 1)), tmp_path)
-    # Folders of earlier versions do not tell these settings.
-    earlier = dataclasses.replace(record_of("rte"), start=None)
-    check_comparable(earlier, record_of("rte"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +149,6 @@ def test_other_texts_under_the_same_path_are_refused(tmp_path: Path) -> None:
     evaluation(folders[1], ("cola",), seeds=(1,), data_sha256={"train": "b"})
     with pytest.raises(InputError, match="has other data of cola: texts or labels"):
         check_results(first, second, folders, {}, {})
-    # Earlier versions did not record it.
-    first, second, folders = two(tmp_path / "earlier")
-    check_results(first, second, folders, {}, {"rte": {"train": "b"}})
 
 
 def test_another_start_under_the_same_path_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_tasks_start_from_the_mnli_of_an_earlier_call(body: str, data: str, tmp_
     run(body, data, out, "mnli", protocol="quick", settings=few)
     _, text = run(body, data, out, "rte", protocol="quick", settings=more)
     assert "\n1 jobs run" in text
-    # A folder of an earlier version kept no network.
+    # The network was removed by hand.
     (out / "jobs" / "mnli-19" / "network.ckpt").unlink()
     more["rte"]["seeds"] = [6]
     with pytest.raises(InputError, match=r"--out: a finished run of MNLI has kept .*jobs/mnli-19'"):

@@ -111,20 +111,17 @@ def test_what_other_data_have_trained_is_removed(tmp_path: Path) -> None:
     kept = last_checkpoint(tmp_path / "jobs" / "cola-1")
     kept.parent.mkdir(parents=True)
     kept.touch()
-    assert write(None)  # an earlier version did not tell the data from others
-    settings = kept.parents[1] / SETTINGS
-    assert "data_sha256" not in read_json(settings)
     assert write("a")
+    settings = kept.parents[1] / SETTINGS
     assert read_json(settings)["data_sha256"] == {"train": "a"}
     assert write("a")
     assert not write("b")
 
 
 def test_what_another_checkpoint_has_trained_is_removed(tmp_path: Path) -> None:
-    write_settings(small_plan(tmp_path, None))  # as earlier versions did
     last = tmp_path / "jobs" / "cola-1" / "checkpoints" / "last.ckpt"
     for fingerprint, kept in (("abc", True), ("abc", True), ("xyz", False)):
-        last.parent.mkdir(exist_ok=True)
+        last.parent.mkdir(parents=True, exist_ok=True)
         last.touch()
         write_settings(small_plan(tmp_path, fingerprint))
         assert read_json(last.parents[1] / SETTINGS)["fingerprint"] == fingerprint

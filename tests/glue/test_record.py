@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import sha256_of
-from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record, make_record, merge, read_record
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER
 
 ACCEPTED = "another folder, or the same checkpoint, data, protocol and settings"
 
@@ -148,37 +145,6 @@ def test_the_start_stays_where_later_calls_do_not_need_it(tmp_path: Path) -> Non
     assert {run.name for run in merged.runs(tmp_path)} >= {"mnli-19", "rte-19", "cola-5"}
 
 
-def test_folders_of_earlier_versions_go_on(tmp_path: Path) -> None:
-    record = published(("rte", "cola"))
-    record.write(tmp_path)
-    content = read_json(tmp_path / "plan.json")
-    del content["start"]
-    write_json(tmp_path / "plan.json", content)
-    assert read_record(tmp_path, "--out") == dataclasses.replace(record, start=None)
-    merged = merge(record, tmp_path)
-    assert merged == record
-    assert [run.name for run in read_record(tmp_path, "--out").runs(tmp_path)] == [
-        run.name for run in record.runs(tmp_path)
-    ]
-
-
-def test_folders_of_earlier_versions_were_trained_with_the_dropout_of_pre_training(
-    tmp_path: Path,
-) -> None:
-    published(("rte", "cola")).write(tmp_path)
-    content = read_json(tmp_path / "plan.json")
-    for settings in (*content["tasks"].values(), content["start"]):
-        del settings["dropout"]
-    write_json(tmp_path / "plan.json", content)
-    assert merge(published(("cola",)), tmp_path).tasks["cola"].dropout == 0.1
-    finish(tmp_path, "cola-19")
-    assert "other settings of cola: cola.dropout is 0.1 in this call; found 'none'" in refusal(
-        published(("cola",)), tmp_path
-    )
-    kept = merge(published(("cola",), every_task={"dropout": None}), tmp_path)
-    assert kept.tasks["cola"].dropout is None
-
-
 def test_a_submission_may_be_left_out_later_and_added_before_anything_has_finished(
     tmp_path: Path,
 ) -> None:
@@ -270,19 +236,3 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_what_can_be_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--out: cannot be a folder \(File name too long\)"):
         merge(record_of(), tmp_path / ("x" * 300))
-
-
-def test_a_folder_of_an_earlier_version_goes_on_and_forgets_its_hash(tmp_path: Path) -> None:
-    body, out = tmp_path / "body", tmp_path / "out"
-    (body / "logs").mkdir(parents=True)
-    for name in ("config.json", "README.md", "logs/a.txt"):
-        (body / name).write_text(name)
-    now = fingerprint(str(body))
-    record = dataclasses.replace(record_of(), checkpoint=str(body), fingerprint=now)
-    files = ("README.md", "config.json", "logs/a.txt")
-    content = "".join(f"{name} {sha256_of(body / name)}\n" for name in files)
-    before = hashlib.sha256(content.encode()).hexdigest()
-    dataclasses.replace(record, fingerprint=before).write(out)
-    assert merge(record, out).fingerprint == now != before
-    (body / "README.md").write_text("changed")
-    assert f"{body}, whose content has changed since; accepted: " in refusal(record, out)

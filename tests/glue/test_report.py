@@ -16,7 +16,6 @@ from rrr_lightning.glue.report import (
     write_report,
 )
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
 from tests.glue.made import evaluation, finish, finish_again
 
 
@@ -117,16 +116,6 @@ def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
     cola, rte = settings_rows(text)
     assert (cola["device"], cola["precision"]) == ("cpu", "32-true")
     assert (rte["device"], rte["precision"]) == ("cpu, cuda", "32-true, bf16-mixed")
-
-
-def test_what_runs_have_not_recorded_is_not_made_up(tmp_path: Path) -> None:
-    record = evaluation(tmp_path, ("rte",), seeds=(1,))
-    path = tmp_path / "jobs" / "rte-1" / MARKER
-    content = read_json(path)
-    del content["result"]["device"], content["result"]["precision"]
-    write_json(path, content)
-    (rte,) = settings_rows(markdown(record.results(tmp_path)))
-    assert (rte["device"], rte["precision"]) == ("–", "–")
 
 
 def test_wnli_alone_is_in_no_average(tmp_path: Path) -> None:

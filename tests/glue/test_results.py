@@ -15,7 +15,6 @@ from rrr_lightning.glue.protocol import find_protocol
 from rrr_lightning.glue.record import Record
 from rrr_lightning.glue.report import markdown
 from rrr_lightning.glue.results import check_data, mean_and_deviation, write_files
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
 from tests.glue.made import evaluation, finish, finish_again
 
 
@@ -78,13 +77,6 @@ def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
         "1": {"device": "cpu", "precision": "32-true"},
         "2": {"device": "cuda", "precision": "bf16-mixed"},
     }
-    # Runs of earlier versions do not tell.
-    path = tmp_path / "jobs" / "rte-1" / MARKER
-    content = read_json(path)
-    for name in ("device", "precision"):
-        del content["result"][name]
-    write_json(path, content)
-    assert record.results(tmp_path).tasks[0].computed == {2: ("cuda", "bf16-mixed")}
 
 
 def test_csv_has_a_row_for_every_value(tmp_path: Path) -> None:
