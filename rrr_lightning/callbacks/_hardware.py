@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import os
 import platform
 import resource
@@ -60,24 +60,19 @@ def peak_memory(device: torch.device) -> int:
 
 
 class EnergyMeter:
-    """Reads the energy that a CUDA device has used, where its driver counts it.
+    """Reads the energy that a CUDA device has used, in joules, through `nvidia-ml-py` if installed.
 
     Args:
         device: The device; others than CUDA devices report nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._driver: Any = None
-        self._handle: Any = None
-        self._first: float | None = None
+        self._nvml: Any = None
         if device.type != "cuda":
             return
-        with suppress(OSError, AttributeError):  # no driver library, or one without this function
-            driver, self._handle = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
-            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
-            find = driver.nvmlDeviceGetHandleByUUID
-            failed = driver.nvmlInit_v2() or find(ctypes.c_char_p(uuid), ctypes.byref(self._handle))
-            self._driver = None if failed else driver
+        with suppress(ImportError):  # the extra `energy`
+            self._nvml = importlib.import_module("pynvml")
+            self._uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
             self._first = self._read()
 
     def joules(self) -> float | None:
@@ -86,11 +81,14 @@ class EnergyMeter:
         return None if now is None or self._first is None else now - self._first
 
     def _read(self) -> float | None:
-        if self._driver is None:
+        if self._nvml is None:
             return None
-        millijoules = ctypes.c_ulonglong()
-        read = self._driver.nvmlDeviceGetTotalEnergyConsumption
-        return None if read(self._handle, ctypes.byref(millijoules)) else millijoules.value / 1000
+        try:
+            self._nvml.nvmlInit()
+            handle = self._nvml.nvmlDeviceGetHandleByUUID(self._uuid)
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+        except self._nvml.NVMLError:
+            return None
 
 
 def _processor() -> str:

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import ctypes
 import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -60,51 +59,55 @@ def test_without_git_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe_git() is None
 
 
-class Driver:
-    """The functions of the driver's library that are used, for one device of a known name."""
+class Nvml(ModuleType):
+    """The functions of `pynvml` that are used, for one device of a known name."""
+
+    class NVMLError(Exception):
+        pass
 
     def __init__(self, fails: bool = False) -> None:
+        super().__init__("pynvml")
         self.fails = fails
         self.millijoules = 5000
 
-    def nvmlInit_v2(self) -> int:
-        return 0
+    def nvmlInit(self) -> None:
+        pass
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: Any, handle: Any) -> int:
-        return 0 if uuid.value == b"GPU-abc" else 2
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if uuid != "GPU-abc":
+            raise self.NVMLError
+        return uuid
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, energy: Any) -> int:
-        energy._obj.value = self.millijoules
-        return 3 if self.fails else 0
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        if self.fails:
+            raise self.NVMLError
+        return self.millijoules
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    made = Driver()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: made)
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    made = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", made)
     properties = SimpleNamespace(uuid="abc")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     return made
 
 
-def test_energy_is_what_the_driver_has_counted_since(driver: Driver) -> None:
+def test_energy_is_what_the_driver_has_counted_since(nvml: Nvml) -> None:
     meter = EnergyMeter(torch.device("cuda"))
-    driver.millijoules += 2500
+    nvml.millijoules += 2500
     assert meter.joules() == 2.5
 
 
-@pytest.mark.parametrize("trouble", ["not supported", "another device", "no library"])
+@pytest.mark.parametrize("trouble", ["not supported", "another device", "not installed"])
 def test_energy_that_is_not_reported_is_none(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch, trouble: str
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    def missing(name: str) -> Any:
-        raise OSError(name)
-
-    driver.fails = trouble == "not supported"
+    nvml.fails = trouble == "not supported"
     if trouble == "another device":
         properties = SimpleNamespace(uuid="other")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    if trouble == "no library":
-        monkeypatch.setattr(ctypes, "CDLL", missing)
+    if trouble == "not installed":
+        monkeypatch.setitem(sys.modules, "pynvml", None)
     assert EnergyMeter(torch.device("cuda")).joules() is None
     assert EnergyMeter(CPU).joules() is None
