@@ -7,6 +7,7 @@
     hf:bert-large-uncased                           a hub id or a local folder
     exported/r50                                    a folder that `rrr export` wrote
     {model: {class_path, init_args}, checkpoint: FILE}
+    {checkpoint: any of the above, reorder_classes: true}
 
 Nothing here draws from the student's random stream, and no file is ever unpickled.
 """
@@ -42,7 +43,16 @@ _ACCEPTED = (
     "hf:ID_OR_FOLDER, a Hugging Face folder or an exported one, or "
     "{model: {class_path, init_args}, checkpoint: FILE}"
 )
-_MAPPING_KEYS = ("model", "checkpoint", "nest", "prefix", "mean", "std", "class_names")
+_MAPPING_KEYS = (
+    "model",
+    "checkpoint",
+    "nest",
+    "prefix",
+    "mean",
+    "std",
+    "class_names",
+    "reorder_classes",
+)
 _MAY_BE_EMPTY = ("nest", "prefix")
 _QUERIES = {
     "torchvision": ("weights", "checkpoint", "num_classes", *_MAY_BE_EMPTY),
@@ -89,6 +99,7 @@ def load_teacher(
         inputs=inputs or loaded.inputs,
         sha256=loaded.sha256,
         ledger=loaded.ledger,
+        reorder_classes=isinstance(spec, Mapping) and spec.get("reorder_classes") is True,
         key=key,
     )
 
@@ -138,6 +149,13 @@ def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
                 found=name,
                 accepted=", ".join(_MAPPING_KEYS),
             )
+    reorder = spec.get("reorder_classes", False)
+    check(isinstance(reorder, bool), f"{key}.reorder_classes", reorder, "true or false")
+    if "model" not in spec and isinstance(spec.get("checkpoint"), str):
+        for name in _MAY_BE_EMPTY:
+            check(name not in spec, f"{key}.{name}", spec.get(name), "only beside `model`")
+        loaded = _load_string(spec["checkpoint"], key)
+        return replace(loaded, schema=_told_schema(spec, loaded.schema, key))
     if not isinstance(spec.get("model"), Mapping) or not isinstance(spec.get("checkpoint"), str):
         raise InputError(
             "a mapping needs a network and its weights",

@@ -250,3 +250,90 @@ def test_mappings_that_cannot_be_read_are_refused(
     weights: Path, change: dict[str, Any], message: str
 ) -> None:
     refuse({"model": SMALL, "checkpoint": str(weights), **change}, message)
+
+
+# ------------------------------------------------------------------------------ order of classes
+
+
+@pytest.mark.parametrize("order", [(1, 2, 0), (2, 1, 0), (0, 1, 2)])
+@pytest.mark.parametrize("kind", ["mapping", "checkpoint"])
+def test_classes_can_be_put_in_the_students_order(
+    tmp_path: Path, order: tuple[int, ...], kind: str
+) -> None:
+    names = [NAMES[column] for column in order]
+    network = SmallNet().eval()
+    spec: dict[str, Any] = {"reorder_classes": True, "checkpoint": str(tmp_path / "small.pt")}
+    if kind == "mapping":
+        torch.save(network.state_dict(), tmp_path / "small.pt")
+        spec |= {"model": SMALL, "class_names": names}
+    else:
+        module = ImageClassifier(SMALL, 3, class_names=names, seed=1)
+        write_checkpoint(tmp_path / "small.pt", module)
+        network = module.network.eval()
+    teacher = load_teacher(spec, key=KEY)
+    teacher.place("cpu")
+    student = RowSchema(3, ("Cat", "dog", "owl, night bird"))
+    teacher.match(student)
+    teacher.match(student)
+    images = torch.randn(2, 3, 8, 8)
+    given = network(images).detach()
+    rows = teacher.rows((images, 0))
+    for column, name in enumerate(NAMES):
+        torch.testing.assert_close(rows[:, column], given[:, names.index(name)])
+    assert teacher.schema.labels == student.labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (None, list(NAMES), "classes can be reordered where.*student: no names"),
+        (NAMES, None, "classes can be reordered where.*teacher: no names"),
+        (("cat", "dog", "cow"), list(NAMES), "not the student's in another order.*'cow'"),
+        (("cat", "dog"), list(NAMES), "not the student's in another order"),
+        (("cat", "dog", "cats"), ["cat", "dog", "dog"], "not the student's in another order"),
+    ],
+)
+def test_classes_that_are_others_are_not_reordered(
+    weights: Path, labels: tuple[str, ...] | None, names: list[str] | None, message: str
+) -> None:
+    spec = {"model": SMALL, "checkpoint": str(weights), "reorder_classes": True}
+    teacher = load_teacher({**spec, "class_names": names}, key=KEY)
+    with pytest.raises(InputError, match=message):
+        teacher.match(RowSchema(None if labels is None else len(labels), labels))
+
+
+# ------------------------------------------------------------------------------ copies in a file
+
+
+def test_a_copy_is_chosen_in_a_query_and_in_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    first, second = (models.squeezenet1_1(num_classes=3).state_dict() for _ in range(2))
+    torch.save({"state_dict": first, "state_dict_ema": second}, path)
+    query = f"torchvision:squeezenet1_1?num_classes=3&checkpoint={path}"
+    refuse(query, "several copies.*nest=state_dict&prefix= or nest=state_dict_ema&prefix=")
+    for nest, state in (("state_dict", first), ("state_dict_ema", second)):
+        network = load_teacher(f"{query}&nest={nest}").network
+        assert torch.equal(network.classifier[1].weight, state["classifier.1.weight"])
+    one, two = SmallNet().state_dict(), SmallNet().state_dict()
+    both = {f"student.{n}": t for n, t in one.items()} | {f"teacher.{n}": t for n, t in two.items()}
+    torch.save({**both, **SmallNet().state_dict()}, path)
+    spec = {"model": SMALL, "checkpoint": str(path)}
+    refuse(spec, "several copies.*prefix=student or nest=&prefix=teacher")
+    for prefix in ("teacher", "teacher."):
+        network = load_teacher({**spec, "prefix": prefix}).network
+        assert torch.equal(network.head.weight, two["head.weight"])
+    refuse({**spec, "prefix": "nothing"}, "no name in the file has this prefix; found 'nothing'")
+    refuse({**spec, "nest": "model"}, "holds no state dict under 'model'")
+    refuse({**spec, "prefix": 3}, r"prefix: .*found 3")
+    refuse({"checkpoint": str(path), "prefix": "a"}, "prefix: .*only beside `model`")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_of_fine_tuned_networks_are_left_out(tmp_path: Path, name: str) -> None:
+    """pytorch/vision#3648: a file of a network that was fine-tuned with its auxiliary heads."""
+    network = getattr(models, name)(num_classes=5, aux_logits=True, init_weights=False)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    loaded = load_teacher(f"torchvision:{name}?num_classes=5&checkpoint={tmp_path}/a.pth").network
+    images = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(images), network.eval()(images))

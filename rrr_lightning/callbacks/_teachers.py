@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rrr_lightning.distillation.frozen import called_parts, computes_in_bf16
 from rrr_lightning.distillation.rows import compare_rows
-from rrr_lightning.distillation.schema import RowSchema, check_schema
+from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import StudentModule
@@ -65,8 +65,11 @@ def match_teachers(teachers: Sequence[Teacher], module: LightningModule) -> int 
                 found=teacher.name,
                 accepted="a copy of the network",
             )
-        check_schema(student, teacher.schema, teacher.key)
         teacher.match(student)
+        if teacher.reorder_classes:
+            rank_zero_info(
+                f"{teacher.key}: its columns are put in the order of the student's classes"
+            )
     return student.columns
 
 

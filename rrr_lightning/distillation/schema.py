@@ -82,6 +82,40 @@ def check_schema(student: RowSchema, teacher: RowSchema, key: str) -> None:
         _check_class_names(student.labels, teacher.labels, key)
 
 
+def columns_in_order(student: RowSchema, teacher: RowSchema, key: str) -> tuple[int, ...]:
+    """Returns the teacher's columns in the order of the student's classes.
+
+    >>> columns_in_order(RowSchema(labels=("cat", "dog")), RowSchema(labels=("dog", "cat")), "")
+    (1, 0)
+
+    Raises:
+        InputError: One side does not name its classes, or they are not the same classes.
+    """
+    if student.labels is None or teacher.labels is None or teacher.special_token_ids:
+        raise InputError(
+            "classes can be reordered where student and teacher name them",
+            key=key,
+            found="student: {}, teacher: {}".format(
+                *("no names" if side.labels is None else "names" for side in (student, teacher))
+            ),
+            accepted="class_names in the data or the model, and in the teacher's mapping",
+        )
+    found: list[int] = []
+    for ours in student.labels:
+        same = [n for n, theirs in enumerate(teacher.labels) if ours == theirs] or [
+            n for n, theirs in enumerate(teacher.labels) if _same_class(ours, theirs, None)
+        ]
+        if len(same) != 1 or same[0] in found or len(student.labels) != len(teacher.labels):
+            raise InputError(
+                "the teacher's classes are not the student's in another order",
+                key=key,
+                found=f"{len(teacher.labels)} classes, {len(same)} of which are {ours!r}",
+                accepted=f"the {len(student.labels)} classes of the student",
+            )
+        found += same
+    return tuple(found)
+
+
 def _check_tokens(student: tuple[str, ...], teacher: tuple[str, ...], key: str) -> None:
     if student == teacher:
         return

@@ -200,25 +200,28 @@ def _copies(
 ) -> Iterator[_Copy]:
     """The parts of a state dict that may be the network's, those with most of its names first."""
     names = {name: name.replace(_COMPILED, "") for name in mapping if isinstance(name, str)}
+    names = {name: name if clean in names else clean for name, clean in names.items()}
     if rename is not None:
         names = {name: rename(clean) for name, clean in names.items()}
     state = {clean: mapping[name] for name, clean in names.items()}
     versions = getattr(mapping, "_metadata", None)
     hits = _prefixes(state, expected)
+    most = max(hits.values(), default=0)
+    starts = sorted(hits, key=lambda start: (-hits[start], len(start)))[:_MOST_TRIED] or [""]
+    others = [start for start in starts if hits[start] == most]
     if prefix is not None:
-        prefix = f"{prefix.rstrip('.')}." if prefix else ""
-        tried = [(prefix, hits[prefix])]
-    else:
-        tried = sorted(hits.items(), key=lambda item: (-item[1], len(item[0])))[:_MOST_TRIED] or [
-            ("", 0)
-        ]
-    for start, count in tried:
+        starts = [f"{prefix.rstrip('.')}." if prefix else ""]
+    for start in starts:
+        elsewhere = tuple(other for other in others if len(other) > len(start))
         inside = OrderedDict(
-            (name[len(start) :], value) for name, value in state.items() if name.startswith(start)
+            (name[len(start) :], value)
+            for name, value in state.items()
+            if name.startswith(start)
+            and (name[len(start) :] in expected or not name.startswith(elsewhere))
         )
         if inside:
             inside._metadata = _versions(versions, start)  # type: ignore[attr-defined]
-            yield _Copy(nest, start.rstrip("."), inside, count)
+            yield _Copy(nest, start.rstrip("."), inside, hits[start])
 
 
 def _prefixes(state: Iterable[str], expected: Mapping[str, Any]) -> Counter[str]:
@@ -381,7 +384,7 @@ def _warn_of_averages(content: Mapping[str, Any], chosen: _Copy, where: str) -> 
     found: list[str] = []
     seen: set[int] = set()
     level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
-    taken = f"{chosen.nest}.{chosen.prefix}".strip(".")
+    taken = f"{chosen.nest}.{chosen.prefix}.".lstrip(".").replace("..", ".")
     for _ in range(4):
         deeper = []
         for path, mapping in level:

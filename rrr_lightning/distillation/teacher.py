@@ -11,6 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from rrr_lightning.distillation.frozen import (
 )
 from rrr_lightning.distillation.normalization import Normalization, Renormalization
 from rrr_lightning.distillation.rows import as_rows, check_rows
-from rrr_lightning.distillation.schema import RowSchema, check_schema
+from rrr_lightning.distillation.schema import RowSchema, check_schema, columns_in_order
 from rrr_lightning.errors import InputError
 
 __all__ = [
@@ -59,6 +60,7 @@ class Teacher:
         sha256: The SHA-256 of the file that it came from.
         ledger: The cost ledger of its own training.
         owned: Whether it was loaded for us, so that it may be folded, cast and freed.
+        reorder_classes: Whether `match` brings its columns into the order of the student's classes.
         key: The config key that names it in messages.
     """
 
@@ -72,6 +74,7 @@ class Teacher:
         sha256: str | None = None,
         ledger: dict[str, Any] | None = None,
         owned: bool = True,
+        reorder_classes: bool = False,
         key: str = "distillation.teachers",
     ) -> None:
         self.name = name
@@ -80,7 +83,10 @@ class Teacher:
         self.sha256 = sha256
         self.ledger = ledger
         self.owned = owned
+        self.reorder_classes = reorder_classes
         self.key = key
+        self._own_schema = self.schema
+        self._columns: Tensor | None = None  # in the order of the student's classes
         self._network: nn.Module | None = network
         self._parts: list[nn.Module] = []
         self._put_back: Callable[[], None] | None = None
@@ -184,11 +190,16 @@ class Teacher:
         self._parts = list(self.network.modules())
 
     def match(self, student: RowSchema) -> None:
-        """Takes note of the student's image statistics, to undo them where the teacher's differ.
+        """Brings columns and images of the student's into agreement with the teacher's, or refuses.
 
         Raises:
-            InputError: The teacher's images have another number of channels.
+            InputError: Columns with another meaning, or images with another number of channels.
         """
+        if self.reorder_classes:
+            columns = columns_in_order(student, self._own_schema, self.key)
+            self._columns = torch.tensor(columns)
+            self.schema = replace(self._own_schema, labels=student.labels)
+        check_schema(student, self.schema, self.key)
         self._images = Renormalization(self.schema.normalization, student.normalization)
 
     @torch.no_grad()
@@ -207,7 +218,8 @@ class Teacher:
                 output = rows_of(self._with_images(given))
             else:
                 output = self._call(network, given)
-        return as_rows(output, batch, f"the teacher {self.name!r}", self.key)
+        rows = as_rows(output, batch, f"the teacher {self.name!r}", self.key)
+        return rows if self._columns is None else rows[..., self._columns.to(rows.device)]
 
     def release(self) -> int:
         """Gives an object back as it came, or lets go of an owned network.
