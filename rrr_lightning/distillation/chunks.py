@@ -8,7 +8,7 @@ and kept in the precision of the student's rows; everything else of the chunk is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,29 +19,16 @@ from torch.autograd.function import once_differentiable
 CHUNK_ELEMENTS = {"cpu": 2**20}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
-
-class Targets(Protocol):
-    """What rows are held against: a tensor whose first dimension are the rows, or its like."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, chosen: slice, /) -> Any: ...
-
-    def detach(self) -> Any:
-        """Returns the same without a graph."""
+Loss = Callable[[Tensor, Any], Tensor]
 
 
-SomeTargets = TypeVar("SomeTargets", bound=Targets)
-Loss = Callable[[Tensor, SomeTargets], Tensor]
-
-
-def in_chunks(loss: Loss[SomeTargets], student: Tensor, targets: SomeTargets) -> Tensor:
+def in_chunks(loss: Loss, student: Tensor, targets: Any) -> Tensor:
     """Returns the mean over rows of a loss, chunk by chunk where there are many rows and classes.
 
     Args:
         loss: From rows [n, C] and their targets [n, ...] to the mean over the rows, a scalar.
         student: Rows [N, C].
-        targets: What the rows are held against, [N, C] or [N]; gets no gradient.
+        targets: Logits [N, C], labels [N] or `SparseTargets` of N rows; they get no gradient.
 
     Returns:
         The same as `loss(student, targets)` up to rounding; a scalar that is differentiable once.

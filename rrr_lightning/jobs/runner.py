@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError
 from rrr_lightning.jobs.display import FINISHED, Display
 from rrr_lightning.jobs.hold import Held, hold
 from rrr_lightning.jobs.places import Places, find_places
@@ -112,10 +112,8 @@ def run_jobs(
         held: The folder, where the caller holds it; held by this call by default.
 
     Raises:
-        InputError: The jobs do not fit together, another runner works in the folder, or the cluster
-            does not take the first job.
+        InputError: Another runner works in the folder, or the cluster does not take the first job.
     """
-    _check(jobs)
     todo = {job.name: job for job in jobs if not job.finished}
     places = (places or find_places()) if todo else Places(({},))
     expected = {name: job.seconds for name, job in todo.items()}
@@ -275,25 +273,3 @@ def _weights(jobs: dict[str, Job]) -> dict[str, float]:
         return weights[name]
 
     return {name: weight(name) for name in jobs}
-
-
-def _check(jobs: Sequence[Job]) -> None:
-    """Refuses jobs that do not fit together."""
-    names = [job.name for job in jobs]
-    for what, values in (("name", names), ("folder", [str(job.folder) for job in jobs])):
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise InputError(f"two jobs have the same {what}", key="jobs", found=twice[0])
-    done: set[str] = set()
-    left = {job.name: set(job.needs) for job in jobs}
-    for job in jobs:
-        for need in job.needs:
-            if need not in left:
-                hint = did_you_mean(need, names)
-                raise InputError(f"needs an unknown job{hint}", key=job.name, found=need)
-    while left:
-        free = [name for name, needs in left.items() if needs <= done]
-        if not free:
-            raise InputError("jobs that need each other", key="jobs", found=sorted(left))
-        done.update(free)
-        left = {name: needs for name, needs in left.items() if name not in done}

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs import Job
-from tests.jobs.commands import ONE, TWO, job, journal, run
+from tests.jobs.commands import ONE, job, journal, run
 
 WAIT_SECONDS = 20.0
 
@@ -181,25 +180,3 @@ def test_a_killed_runner_leaves_nothing_behind_and_can_go_on(
     assert (tmp_path / "out").read_text() == "2 jobs run\n"
     assert sorted(journal(tmp_path)[:2]) == ["quick", "slow"]
     assert journal(tmp_path)[2:] == ["slow", "after"]
-
-
-@pytest.mark.parametrize(
-    ("jobs", "message"),
-    [
-        ([Job("a", ("true",), Path("x")), Job("a", ("true",), Path("y"))], "the same name"),
-        ([Job("a", ("true",), Path("x")), Job("b", ("true",), Path("x"))], "the same folder"),
-        ([Job("mnli-1", ("true",), Path("x"), needs=("mnli1",))], "needs an unknown job"),
-        (
-            [
-                Job("a", ("true",), Path("x"), needs=("b",)),
-                Job("b", ("true",), Path("y"), needs=("a",)),
-            ],
-            r"need each other; found \['a', 'b'\]",
-        ),
-    ],
-)
-def test_jobs_that_do_not_fit_together_are_refused(
-    jobs: list[Job], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=message):
-        run(tmp_path, *jobs, places=TWO)
