@@ -1,20 +1,27 @@
-"""Compares the seconds per step of two ways to train, on a machine that may be busy otherwise.
+"""Compares seconds per step and peak memory of two ways to train, on a busy machine.
 
 Both ways run within one process, in two threads that take turns: one step here, one step there. So
 whatever slows the machine down for longer than a step meets both. A repeat is a pair of short runs
 and gives one number, the median of the ratios of neighbouring steps; the result is the median of
 the repeats with its order-statistic interval, which assumes nothing about their distribution.
+
+Peak memory is measured in processes of their own. What counts is what the steps need on top of what
+the process held before the first one: libraries, networks and batches are needed either way.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import math
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -26,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 LEVEL = 0.95
 
@@ -61,12 +69,6 @@ class StepClock:
     """Times the steps of one arm; the arm calls `tick` at the end of every step.
 
     On a GPU every step is waited for, so that what the host does between steps is counted in full.
-
-    Args:
-        device: `cpu` or `cuda`.
-        total: Steps that the arm has to run.
-        turns: The turns to take with the other arm.
-        arm: 0 or 1.
     """
 
     def __init__(self, device: str, total: int, turns: Turns, arm: int) -> None:
@@ -120,16 +122,9 @@ def time_in_turns(arms: tuple[Arm, Arm], device: str, total: int) -> tuple[list[
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with what, and the ratio that is aimed at.
+    """What is compared with what, and the ratio that is aimed at; None stands for contrast.
 
-    Args:
-        name: What the ratio says.
-        arm: Runs the steps of the way in question, with a tick after each.
-        reference: The same for the way that it is held against.
-        goal: Bound of the ratio, or the value that its interval should contain; None for a ratio
-            that stands beside others for contrast.
-        rule: `at most`: the median is at most the goal; `at least`: at least the goal; `contains`:
-            the interval contains it.
+    `at most` and `at least` bound the median; `contains`: the interval contains the goal.
     """
 
     name: str
@@ -139,14 +134,7 @@ class Comparison:
     rule: Rule = "at most"
 
     def run(self, device: str, repeats: int, warm_up: int, steps: int) -> dict[str, Any]:
-        """Returns the row of the result.
-
-        Args:
-            device: `cpu` or `cuda`.
-            repeats: Pairs of short runs; which of the two goes first alternates.
-            warm_up: Steps at the start of each run that do not count.
-            steps: Steps that count.
-        """
+        """Returns the row of the result of some pairs of runs; who goes first alternates."""
         ratios, seconds, reference_seconds = [], [], []
         for repeat in range(repeats):
             arms = (self.reference, self.arm) if repeat % 2 else (self.arm, self.reference)
@@ -164,14 +152,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Median:
-    """A median and its order-statistic interval.
+    """A median, its order-statistic interval, and the probability that it covers the true one.
 
-    Args:
-        value: The median.
-        low: Lower end of the interval.
-        high: Upper end.
-        coverage: Probability that the interval covers the true median; under 0.95 where the values
-            are too few, and then the ends are the least and the greatest.
+    Where the values are too few for 95 %, the ends are the least and the greatest.
     """
 
     value: float
@@ -249,13 +232,7 @@ def _cpu_name() -> str:
 
 
 def report(rows: Iterable[dict[str, Any]], file: Path | None, device: str = "cpu") -> int:
-    """Prints rows as they come, writes them as JSON, and returns 1 if a goal is missed, else 0.
-
-    Args:
-        rows: As `row_of` returns them.
-        file: The JSON file, written anew with every row.
-        device: What they were measured on; it is noted in each row, with the machine.
-    """
+    """Prints rows as they come, writes them as JSON, and returns 1 if a goal is missed, else 0."""
     about = {"device": device, "machine": describe_machine(device)}
     measured = []
     for row in rows:
@@ -298,3 +275,54 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "rrr_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+Held = dict[str, float]
+
+
+def most_bytes(device: str) -> float:
+    """Returns the most bytes that this process has held so far, on a GPU its tensors'."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":  # ru_maxrss would count the parent: it outlives exec
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+def allocated(device: str) -> float:
+    """Returns the bytes of live tensors, those of a GPU as its allocator counts them."""
+    gc.collect()
+    if device == "cuda":
+        return float(torch.cuda.memory_allocated())
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    storages = {each.untyped_storage()._cdata: each.untyped_storage() for each in tensors}
+    return float(sum(storage.nbytes() for storage in storages.values()))
+
+
+def print_memory(device: str, prepare: Callable[[], None], steps: Callable[[], None]) -> None:
+    """Runs what both ways need, then the steps, and prints the bytes held after each."""
+    prepare()
+    before = most_bytes(device)
+    steps()
+    print(json.dumps({"before": before, "peak": most_bytes(device)}))
+
+
+def memory_of(script: str, *arguments: str) -> Held:
+    """Returns what `print_memory` printed in a new process that runs a script."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    held: Held = json.loads(done.stdout.splitlines()[-1])
+    return held
+
+
+def memory_row(
+    name: str, arms: Sequence[Held], references: Sequence[Held], goal: float | None
+) -> dict[str, Any]:
+    """Returns the row of a result, as `Comparison.run` does for seconds."""
+    needed = [[held["peak"] - held["before"] for held in arm] for arm in (arms, references)]
+    ratios = [mine / other for mine, other in zip(*needed, strict=True)]
+    return row_of(name, ratios, goal) | {
+        "bytes": list(arms),
+        "reference_bytes": list(references),
+    }

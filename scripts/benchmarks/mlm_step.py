@@ -29,22 +29,27 @@ from itertools import chain
 from typing import Any
 
 import torch
-from _memory import memory_of, memory_row, print_memory
 from _peer_loops import transformers_text
 from _text_step import TextWorkload
-from _timing import Comparison, StepClock, Turns, be_quiet, parse, report
-from lightning.pytorch import Callback, LightningModule, Trainer
+from _timing import (
+    Comparison,
+    StepClock,
+    Turns,
+    be_quiet,
+    memory_of,
+    memory_row,
+    parse,
+    print_memory,
+    report,
+)
+from step_cost import TEMPERATURE, WEIGHT, distill, with_lightning
 from torch import Tensor
 from torch.nn import functional as F
 
-from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.distillation.losses import KLDivergence
-from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 
 WARM_UP_STEPS = 2
 MEMORY_STEPS = 3
-TEMPERATURE, WEIGHT = 4.0, 0.9
 VOCABULARY = 30522
 MEMORY_GOAL = 1 / 3
 NARROW = {
@@ -74,38 +79,10 @@ WORKLOADS = {
 }
 
 
-class TimeSteps(Callback):
-    """Ticks at the end of every step."""
-
-    def __init__(self, clock: StepClock) -> None:
-        self.clock = clock
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Ticks."""
-        self.clock.tick()
-
-
 def masked_rows(work: Workload, clock: StepClock, distilled: bool) -> None:
     """Trains a new student with this library."""
-    callbacks: list[Callback] = [TimeSteps(clock)]
-    if distilled:
-        schedule = DistillationSchedule(weight=WEIGHT, until=1.0, shape="constant")
-        loss = KLDivergence(temperature=TEMPERATURE)
-        callbacks.insert(0, DistillationCallback([work.teacher()], loss, schedule))
-    trainer = Trainer(
-        accelerator=work.device,
-        devices=1,
-        precision=work.precision,  # type: ignore[arg-type]
-        max_steps=clock.total,
-        max_epochs=-1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-    )
-    trainer.fit(work.student(), work.batches(clock.total))
+    callbacks = [distill([work.teacher()])] if distilled else []
+    with_lightning(work, clock, callbacks)
 
 
 def full_logits(

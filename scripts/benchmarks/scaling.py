@@ -26,8 +26,15 @@ from typing import Any
 import torch
 from _text_step import TEXT_WORKLOADS, TextWorkload
 from _timing import Comparison, StepClock, alone, be_quiet, not_measured, parse, report, row_of
-from lightning.pytorch import Trainer
-from step_cost import WARM_UP_STEPS, WORKLOADS, TimeSteps, Workload, distill, with_lightning
+from step_cost import (
+    WARM_UP_STEPS,
+    WORKLOADS,
+    TimeSteps,
+    Workload,
+    distill,
+    quiet_trainer,
+    with_lightning,
+)
 from torch import distributed
 
 TEACHERS = (2, 4, 8)
@@ -92,12 +99,11 @@ def print_rank_seconds(work: Workload, ranks: int, steps: int) -> None:
     torch.set_num_threads(1)
     share = replace(work, batch_size=work.batch_size // ranks)
     clock = alone(work.device, WARM_UP_STEPS + steps)
-    trainer = Trainer(
-        accelerator=work.device, devices=ranks, strategy="ddp" if ranks > 1 else "auto",
-        precision=work.precision, max_steps=clock.total, max_epochs=-1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[distill([share.build(0)]), TimeSteps(clock, lambda module: None)],
-    )  # type: ignore[arg-type]  # fmt: skip
+    callbacks = [distill([share.build(0)]), TimeSteps(clock)]
+    strategy = "ddp" if ranks > 1 else "auto"
+    trainer = quiet_trainer(
+        work.device, work.precision, clock.total, callbacks, devices=ranks, strategy=strategy
+    )
     trainer.fit(share.student(), share.batches(clock.total))
     if trainer.is_global_zero:
         print(json.dumps(clock.seconds[WARM_UP_STEPS:]), flush=True)

@@ -23,9 +23,8 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from _memory import allocated
 from _text_step import TEXT_WORKLOADS, Bare, TextWorkload, text_loop
-from _timing import Comparison, StepClock, alone, be_quiet, parse, report, row_of
+from _timing import Comparison, StepClock, allocated, alone, be_quiet, parse, report, row_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,7 +90,9 @@ WORKLOADS = {
 class TimeSteps(Callback):
     """Ticks at the end of every step, and looks at the module at the start of the last one."""
 
-    def __init__(self, clock: StepClock, look: Callable[[LightningModule], None]) -> None:
+    def __init__(
+        self, clock: StepClock, look: Callable[[LightningModule], None] = lambda module: None
+    ) -> None:
         self.clock = clock
         self.look = look
 
@@ -109,6 +110,23 @@ class TimeSteps(Callback):
         self.clock.tick()
 
 
+def quiet_trainer(
+    device: str, precision: str, steps: int, callbacks: Sequence[Callback] = (), **more: Any
+) -> Trainer:
+    """Returns a trainer that prints nothing, validates nothing and leaves nothing on the disk."""
+    return Trainer(
+        **{"accelerator": device, "devices": 1, "precision": precision, **more},  # type: ignore[arg-type]
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+
+
 def with_lightning(
     work: Workload | TextWorkload,
     clock: StepClock,
@@ -117,18 +135,8 @@ def with_lightning(
     module: LightningModule | None = None,
 ) -> None:
     """Trains a module with Lightning, by default a new student."""
-    trainer = Trainer(
-        accelerator=work.device,
-        devices=1,
-        precision=work.precision,  # type: ignore[arg-type]
-        max_steps=clock.total,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*callbacks, TimeSteps(clock, look)],
-    )
+    steps = [*callbacks, TimeSteps(clock, look)]
+    trainer = quiet_trainer(work.device, work.precision, clock.total, steps)
     trainer.fit(module or work.student(), work.batches(clock.total))
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from _timing import Comparison, StepClock, be_quiet, parse, report
-from lightning.pytorch import Callback, LightningModule, Trainer
-from step_cost import TimeSteps
+from lightning.pytorch import Callback, LightningModule
+from step_cost import TimeSteps, quiet_trainer
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.data.base import KeyedDataModule
@@ -137,23 +137,6 @@ class Noise(KeyedDataModule):
         return loaded, loaded
 
 
-def make_trainer(device: str, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """Returns a trainer that leaves nothing on the disk."""
-    return Trainer(
-        accelerator=device,
-        devices=1,
-        precision=PRECISION[device],  # type: ignore[arg-type]
-        max_steps=steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-    )
-
-
 def options() -> dict[str, Any]:
     """Returns what the writing and the reading of targets have in common."""
     schedule = DistillationSchedule(weight=0.9, until=1.0, shape="constant")
@@ -163,7 +146,7 @@ def options() -> dict[str, Any]:
 def write(work: Images | Texts, device: str, steps: int, folder: Path) -> None:
     """Writes the targets of a run, by a teacher like the student."""
     distillation = DistillationCallback([work.module(1)], **options())
-    trainer = make_trainer(device, steps)
+    trainer = quiet_trainer(device, PRECISION[device], steps)
     write_targets(trainer, work.module(0), Noise(work), distillation, Choice(folder), _say_nothing)
 
 
@@ -175,8 +158,8 @@ def compare(work: Images | Texts, device: str, folder: Path) -> Comparison:
     """Returns the comparison of a workload, whose targets are in a folder."""
 
     def run(clock: StepClock, *callbacks: Callback) -> None:
-        timing = TimeSteps(clock, lambda module: None)
-        trainer = make_trainer(device, clock.total, [*callbacks, timing])
+        steps = [*callbacks, TimeSteps(clock)]
+        trainer = quiet_trainer(device, PRECISION[device], clock.total, steps)
         trainer.fit(work.module(0), datamodule=Noise(work))
 
     return Comparison(
