@@ -14,7 +14,6 @@ import argparse
 import io
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,6 @@ def smaller(encoded: bytes, name: str, side: int, quality: int) -> bytes:
     return file.getvalue()
 
 
-def smaller_row(row: dict[str, Any], **settings: int) -> dict[str, Any]:
-    """Returns a row of the table with the smaller image."""
-    path = row["image"]["path"]
-    return {"image": {"bytes": smaller(Path(path).read_bytes(), path, **settings), "path": path}}
-
-
 def prepare(split: str, arguments: argparse.Namespace) -> None:
     """Writes the files of a split that are not there yet."""
     images = FolderImages(arguments.source / split)
@@ -56,7 +49,12 @@ def prepare(split: str, arguments: argparse.Namespace) -> None:
     paths = [str(images.root / path) for path in images.paths]
     table = Dataset.from_dict({"image": paths, "label": images.labels.tolist()}, features)
     count = -(-len(paths) // arguments.per_shard)
-    make = partial(smaller_row, side=arguments.side, quality=arguments.quality)
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        path = row["image"]["path"]
+        encoded = smaller(Path(path).read_bytes(), path, arguments.side, arguments.quality)
+        return {"image": {"bytes": encoded, "path": path}}
+
     for number in range(count):
         file = arguments.out / f"{split}-{number:05d}-of-{count:05d}.parquet"
         if not file.exists():

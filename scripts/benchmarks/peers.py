@@ -49,18 +49,8 @@ def make_environment(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not python.is_file():
         subprocess.run([uv, "venv", "-q", str(folder), "--python", sys.executable], check=True)
-    pinned = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision")]
-    install = [
-        uv,
-        "pip",
-        "install",
-        "-q",
-        "--python",
-        str(python),
-        "-c",
-        "constraints.txt",
-        *pinned,
-    ]
+    install = [uv, "pip", "install", "-q", "--python", str(python), "-c", "constraints.txt"]
+    install += [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision")]
     subprocess.run([*install, "accelerate", "-e", "."], check=True, cwd=ROOT)
     for peer in PEERS:
         if subprocess.run([*install, peer, *NEEDS.get(peer, [])], cwd=ROOT).returncode:

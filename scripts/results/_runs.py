@@ -1,7 +1,8 @@
-"""What the scripts of this folder share: run what is missing, keep the logs, write the table."""
+"""What the scripts of this folder share: run what is missing, keep the logs, write tables."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,10 +10,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback, Trainer
 
 from rrr_lightning.metrics_file import read_rows
 
@@ -26,6 +30,15 @@ def data_folder() -> Path:
     return Path(os.environ.get("RRR_DATA", HERE.parents[1] / ".." / "shared" / "data"))
 
 
+def folders(about: str) -> tuple[Path, Path]:
+    """Returns the folder of runs and that of results, from the command line."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--results", type=Path, required=True, help="folder of logs and tables")
+    arguments = parser.parse_args()
+    return arguments.out, arguments.results
+
+
 def run(folder: Path, config: str, *options: str) -> None:
     """Runs one `rrr fit` unless its folder holds the end of it."""
     if (folder / "seconds.json").exists():
@@ -33,7 +46,7 @@ def run(folder: Path, config: str, *options: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "rrr_lightning", "fit", "--config", config]
     command += ["--trainer.default_root_dir", str(folder)]
-    command += ["--trainer.callbacks", '[{"class_path": "stopwatch.Stopwatch"}]']
+    command += ["--trainer.callbacks", '[{"class_path": "_runs.Stopwatch"}]']
     command += ["--trainer.enable_progress_bar", "false", *options]
     print(" ".join(command), flush=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -95,3 +108,42 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+class Stopwatch(Callback):
+    """Counts from the first to the last step, on the main process.
+
+    The file holds the seconds of `training` and of `validation`, and in `at` for every validation
+    the optimizer steps done and the seconds of training that they took.
+    """
+
+    def __init__(self) -> None:
+        self._started = self._paused = 0.0
+        self._validation = 0.0
+        self._at: list[tuple[int, float]] = []
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Starts."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        """Starts to count validation."""
+        self._paused = time.perf_counter()
+        if not trainer.sanity_checking:
+            trained = self._paused - self._started - self._validation
+            self._at.append((trainer.global_step, trained))
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        """Ends to count validation, the sanity check before training aside."""
+        if not trainer.sanity_checking:
+            self._validation += time.perf_counter() - self._paused
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        """Writes the file."""
+        total = time.perf_counter() - self._started
+        seconds = {
+            "training": total - self._validation,
+            "validation": self._validation,
+            "at": self._at,
+        }
+        Path(trainer.default_root_dir, "seconds.json").write_text(json.dumps(seconds))

@@ -12,7 +12,6 @@ above 0: fixed, with all settings, before the run that is reported.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 import transformers
-from _runs import LOGS, data_folder, machine, run
+from _runs import LOGS, data_folder, folders, machine, run
 from scipy import stats
 
 from rrr_lightning.export import export_checkpoint
@@ -146,11 +145,7 @@ def over_seeds(random: Path, pretrained: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Runs what is missing, then copies the reports."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--results", type=Path, required=True, help="folder of the reports")
-    arguments = parser.parse_args()
-    out, results = arguments.out, arguments.results
+    out, results = folders(__doc__)
     out.mkdir(parents=True, exist_ok=True)
     start, student = pretrain(out)
     new = with_new_weights(start, out / "new-weights")

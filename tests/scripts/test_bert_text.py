@@ -19,7 +19,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_picture_is_drawn_from_the_raw_logs(load: Any, tmp_path: Path) -> None:
-    curves = load("bert_curves")
+    curves = load("bert_text")
     results = shutil.copytree(LOGS, tmp_path / "logs", ignore=shutil.ignore_patterns("*.png"))
     assert curves.draw(results).read_bytes().startswith(b"\x89PNG")
     for folder in results.glob("*-*"):
