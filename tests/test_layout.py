@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"errors", "files", "random", "distillation", "tokens"},
     "teachers": {"errors", "files", "random", "distillation", "models"},
     "callbacks": {"errors", "files", "random", "distillation", "models", "teachers"},
-    "data": {"errors", "files", "random", "tokens"},
+    "data": {"errors", "files", "random", "tokens", "distillation"},
     "checkpointing": {"errors", "files", "distillation"},
     "metrics_file": {"errors", "files"},
     "commands": {"errors", "__version__"},

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rrr_lightning.data.tokenizer import NEEDED_TO_CLASSIFY, check_tokenizer, rebuild_tokenizer
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
 
 KEY = "data.tokenizer"
@@ -22,19 +21,13 @@ def stored_tokenizer(path: Path) -> Any:
     Raises:
         InputError: The file is no checkpoint of this library, or carries no tokenizer.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # damaged bytes surface as errors of many kinds
-        raise InputError(
-            f"{path} cannot be read: it is truncated, damaged or no checkpoint",
-            key=KEY,
-            accepted=_ACCEPTED,
-        ) from error
-    described = content.get(CHECKPOINT_KEY) if isinstance(content, Mapping) else None
+    content = read_checkpoint(path, KEY, device="meta")
+    described = content.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping):
         raise InputError(f"{path} is no checkpoint of this library", key=KEY, accepted=_ACCEPTED)
-    schema = described.get("schema") or {}
-    special = described.get("special_token_ids") or schema.get("special_token_ids")
+    schema = described.get("schema")
+    special = schema.get("special_token_ids") if isinstance(schema, Mapping) else None
+    special = described.get("special_token_ids") or special
     return tokenizer_from(described.get("tokenizer_json"), special, str(path))
 
 
@@ -53,6 +46,11 @@ def tokenizer_from(
     """
     if not tokenizer_json or not special_token_ids:
         raise InputError(f"{whose} carries no tokenizer", key=KEY, accepted=_ACCEPTED)
-    tokenizer = rebuild_tokenizer(tokenizer_json, special_token_ids)
+    try:
+        tokenizer = rebuild_tokenizer(tokenizer_json, special_token_ids)
+    except Exception as error:  # garbage fails in many ways
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        what = f"the tokenizer of {whose} is damaged ({reason})"
+        raise InputError(what, key=KEY, accepted=_ACCEPTED) from error
     check_tokenizer(tokenizer, f"the tokenizer of {whose}", NEEDED_TO_CLASSIFY)
     return tokenizer

@@ -73,7 +73,7 @@ class Foreign(dict[Any, Any]):
 
 
 def read_checkpoint(
-    path: str | Path, key: str | None = None, plain: bool = False
+    path: str | Path, key: str | None = None, plain: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
     """Returns all that a checkpoint file holds, on the CPU, without running any code from it.
 
@@ -83,6 +83,7 @@ def read_checkpoint(
         key: The config key that names the file, for messages.
         plain: Refuse a file that holds objects beside tensors and plain containers; otherwise a
             `Foreign` stands in their place.
+        device: "meta" to leave the values of tensors in a file of the new format.
 
     Raises:
         InputError: No such file, a directory, a damaged file, one of another kind, or one that
@@ -90,7 +91,7 @@ def read_checkpoint(
     """
     path = Path(path)
     foreign: list[str] = []  # names of the classes that the file wants
-    content = _content(path, key, foreign)
+    content = _content(path, key, foreign, device)
     named = content.name if isinstance(content, Foreign) and not content else None
     if plain and not named:
         named = next((name for name in foreign if name not in _PLAIN), None)
@@ -106,7 +107,9 @@ def read_checkpoint(
     return content  # type: ignore[return-value]
 
 
-def _content(path: Path, key: str | None, foreign: list[str], is_shard: bool = False) -> Any:
+def _content(
+    path: Path, key: str | None, foreign: list[str], device: str, is_shard: bool = False
+) -> Any:
     size, head = _open(path, key)
     try:
         if head[8:9] == b"{" and head[:2] != b"PK":
@@ -114,7 +117,9 @@ def _content(path: Path, key: str | None, foreign: list[str], is_shard: bool = F
         if head.lstrip()[:1] in (b"{", b"[") and not is_shard:
             return _read_index(path, size, key, foreign)
         _refuse_other_kinds(path, head, key)
-        return (_read_zip if head[:2] == b"PK" else _read_old)(path, size, foreign, key)
+        if head[:2] == b"PK":
+            return _read_zip(path, size, foreign, key, device)
+        return _read_old(path, size, foreign, key)
     except InputError:
         raise
     except Exception as error:  # damaged bytes surface as errors of many kinds
@@ -175,9 +180,6 @@ def _refuse_other_kinds(path: Path, head: bytes, key: str | None) -> None:
         _refuse(path, key, "is no weight file but text")
 
 
-# ------------------------------------------------------------------------------ safetensors
-
-
 def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
     """The length of a safetensors header and what it says."""
     length = struct.unpack("<Q", file.read(8))[0]
@@ -233,15 +235,12 @@ def _read_index(path: Path, size: int, key: str | None, foreign: list[str]) -> d
         shard = path.parent / name
         if os.path.basename(name) != name or shard.resolve().parent not in homes:
             _refuse(path, key, f"names a shard outside its folder ({name!r})")
-        inside = _content(shard, key, foreign, is_shard=True)
+        inside = _content(shard, key, foreign, "cpu", is_shard=True)
         for tensor in (tensor for tensor, home in shards.items() if home == name):
             if not isinstance(inside, Mapping) or tensor not in inside:
                 _refuse(path, key, f"names a tensor that {name} lacks ({tensor!r})")
             state[tensor] = inside[tensor]
     return state
-
-
-# ------------------------------------------------------------------------------ torch.save
 
 
 class _Storage(NamedTuple):
@@ -266,7 +265,9 @@ def _tensor(
     end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and (end * dtype.itemsize > held or count > held + _SHARED):
         raise _Damaged(f"a tensor of shape {tuple(size)} in a storage of {held} bytes")
-    return torch.empty(0, dtype=dtype).set_(storage.data, offset, tuple(size), tuple(stride))
+    return torch.empty(0, dtype=dtype, device=storage.data.device).set_(
+        storage.data, offset, tuple(size), tuple(stride)
+    )
 
 
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
@@ -353,7 +354,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C takes whatever memory a fil
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
-def _read_zip(path: Path, size: int, foreign: list[str], key: str | None) -> Any:
+def _read_zip(path: Path, size: int, foreign: list[str], key: str | None, device: str) -> Any:
     with zipfile.ZipFile(path) as archive:
         records = {each.filename: each for each in archive.infolist()}
         pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -383,7 +384,7 @@ def _read_zip(path: Path, size: int, foreign: list[str], key: str | None) -> Any
                 record = records[f"{root}data/{name}"]
                 if record.file_size < count * dtype.itemsize:
                     raise _Damaged(f"storage {name} is shorter than stated")
-                held = torch.empty(record.file_size, dtype=torch.uint8)
+                held = torch.empty(record.file_size, dtype=torch.uint8, device=device)
                 with archive.open(record) as file:
                     _fill(file, held)
                 storages[name] = _Storage(held.untyped_storage(), dtype)
@@ -399,14 +400,13 @@ def _read_zip(path: Path, size: int, foreign: list[str], key: str | None) -> Any
 
 
 def _fill(file: Any, held: Tensor) -> None:
+    if held.is_meta:
+        return
     view, done = memoryview(held.numpy()), 0  # type: ignore[arg-type]
-    while done < len(view):
-        count = file.readinto(view[done : done + (1 << 22)])
-        if not count:
-            raise _Damaged("it ends too early")
+    while count := file.readinto(view[done : done + (1 << 22)]):
         done += count
-    if file.read(1):  # at the end of a record its checksum is verified
-        raise _Damaged("a record is longer than stated")
+    if done < len(view) or file.read(1):  # at its end the checksum of a record is verified
+        raise _Damaged("a record is not as long as stated")
 
 
 def _read_old(path: Path, size: int, foreign: list[str], key: str | None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.models.hugging_face import load_hugging_face
 from rrr_lightning.models.masked_rows import MaskedRows, check_rows_once
 from rrr_lightning.models.vocabulary import (
@@ -85,7 +85,15 @@ def _build(
     spec: str | dict[str, Any], size: int | None, multiple: int | None, known: Vocabulary | None
 ) -> MaskedRows:
     config = read_config(spec)
-    size = _check_size(config["vocab_size"] if size is None else size)
+    stated: Any = config.get("vocab_size")
+    check(
+        isinstance(stated, int),
+        "model.network",
+        config["model_type"],
+        "a masked-LM network of text with vocab_size",
+        "a configuration without a number of tokens is not supported",
+    )
+    size = _check_size(stated if size is None else size)
     config["vocab_size"] = padded_size(size, multiple)
     if known is not None and "pad_token" in known.special_token_ids:
         config["pad_token_id"] = known.special_token_ids["pad_token"]

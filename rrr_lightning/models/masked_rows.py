@@ -94,13 +94,13 @@ def vocabulary_size(network: Any, key: str = "model.network") -> int:
 
 
 def check_rows_once(rows: MaskedRows, key: str) -> None:
-    """Runs a network on four tokens, so that one that gives no rows is refused before the run.
+    """Runs a network on a few tokens, so that one that gives no rows is refused before the run.
 
     Raises:
         InputError: It fails, for whatever reason of its own, or gives other rows than [N, V].
     """
-    ids = torch.tensor([[min(7, rows.columns - 1)] * 4])
-    labels = torch.tensor([[-100, 0, -100, -100]])
+    ids = torch.full((1, min(16, rows.positions or 16)), min(7, rows.columns - 1))
+    labels = torch.full_like(ids, -100).index_fill(1, torch.tensor([0]), 0)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     if any(each.device.type != "cpu" for each in rows.parameters()):
         return

@@ -161,3 +161,19 @@ def test_arguments_that_do_not_go_together_are_refused(folder: Path, tmp_path: P
     ):
         with pytest.raises(InputError, match=message):
             make_masked_rows(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"model_type": "modernvbert"}, "without a number of tokens is not supported"),
+        ({"model_type": "esm"}, "without a number of tokens is not supported"),
+        ({**TINY, "model_type": "xmod"}, r"of this kind is not supported .*language"),
+        ({**TINY, "model_type": "funnel"}, "not a configuration of funnel"),
+    ],
+)
+def test_kinds_that_cannot_be_trained_are_refused_in_one_line(spec: Any, message: str) -> None:
+    spec = {**spec, "transformers_version": "5"}
+    with pytest.raises(InputError, match=message) as caught:
+        make_masked_rows(spec, None, None, False, None)
+    assert "\n" not in str(caught.value)
