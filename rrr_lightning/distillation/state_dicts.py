@@ -114,7 +114,7 @@ def load_weights(
         raise InputError(
             "the file holds several copies of the network's weights; nest and prefix say which one",
             key=where,
-            accepted=" or ".join(map(str, fitting)),
+            accepted=" or ".join(map(str, fitting[:8])) + (", …" if len(fitting) > 8 else ""),
         )
     chosen = fitting[0]
     if prefix is None:

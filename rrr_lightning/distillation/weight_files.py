@@ -32,7 +32,7 @@ _ACCEPTED = (
     "safetensors, the index file of shards, or a file saved with "
     "torch.save(network.state_dict(), path)"
 )
-_MOST_JSON = 64 << 20  # bytes of a safetensors header or an index; real ones have at most 20 MiB
+_MOST_JSON = 16 << 20  # bytes of a safetensors header or an index, for 100,000 tensors or more
 _SHARED = 64 << 20  # bytes that a tensor may have beyond its storage, by repeating rows
 _DIGEST = "rrr_lightning.sha256"  # metadata of safetensors that `rrr export` writes
 # Foreign objects that stand for plain values: they do no harm in a checkpoint of a run.

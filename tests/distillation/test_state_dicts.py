@@ -375,3 +375,18 @@ def test_an_optimizers_state_is_named() -> None:
     for content in (optimizer.state_dict(), {"optimizer": optimizer.state_dict()}):
         with pytest.raises(InputError, match=r"state of an optimizer|holds no state dict"):
             load_weights(network, content, "here")
+
+
+def test_a_list_of_many_copies_is_short() -> None:
+    content = {f"n{seed}": {"weight": torch.full((1, 1), seed)} for seed in range(200)}
+    with pytest.raises(InputError, match=r"nest=n0&prefix= or .*, …$"):
+        load_weights(nn.Linear(1, 1, bias=False), content, "here")
+
+
+def test_nests_in_nests_without_end_are_searched_in_bounded_time() -> None:
+    content: dict[str, Any] = {}
+    content["itself"] = content
+    for _ in range(60):
+        content = {"one": content, "other": content}
+    with pytest.raises(InputError, match="holds no state dict"):
+        load_weights(nn.Linear(1, 1), content, "here")

@@ -386,3 +386,25 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, kind: str) -> None:
             refused += len(str(error).splitlines()) == 1
     assert right + refused == 500
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"abc.",  # bytes of an exabyte
+        b"\x80\x02\x82\x01.",  # a class by its extension code
+        b"(S'touch ran'\nios\nsystem\n.",
+        b"(cos\nsystem\nS'touch ran'\no.",
+        b"Pstorage\n.",
+        b"\x80\x02c__builtin__\nset\n(]X\x01\0\0\0ae\x85R.",
+    ],
+)
+def test_odd_pickles_are_refused_and_run_nothing(
+    tmp_path: Path, pickled: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = repack(write(tmp_path / "a.pt", {"w": torch.zeros(4)}), data_pkl=pickled)
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "ran").exists()
