@@ -206,3 +206,30 @@ def test_weights_alone_and_other_networks_are_refused(tmp_path: Path) -> None:
     train(tmp_path, RunCheckpoint(), max_steps=1)
     with pytest.raises(InputError, match="do not fit the network"):
         check_checkpoint(last_checkpoint(tmp_path), Line(width=2))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_not_continued(tmp_path: Path) -> None:
+    content = {"state_dict": Line().state_dict(), "global_step": 3}
+    path = tmp_path / "a.ckpt"
+    torch.save({**content, "optimizer_states": [torch.full((1000,), 7.0)]}, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(torch.full((1000,), 7.0).numpy().tobytes()) + 99] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"ckpt_path: .*a\.ckpt cannot be read.*Bad CRC-32"):
+        check_checkpoint(path, Line())
+    torch.save({**content, "hyper_parameters": {"root": tmp_path}}, path)
+    with pytest.raises(InputError, match=r"ckpt_path: .*holds pickled objects \(pathlib"):
+        check_checkpoint(path, Line())
+    torch.save({**content, "device": torch.device("cpu"), "seen": {1, 2}}, path)
+    assert check_checkpoint(path, Line())["global_step"] == 3
+    torch.save({**content, "state_dict": 3}, path)
+    with pytest.raises(InputError, match="not a checkpoint of a training run"):
+        check_checkpoint(path, Line())
+
+
+def test_a_checkpoint_with_an_average_beside_its_weights_is_continued(tmp_path: Path) -> None:
+    """Lightning's WeightAveraging keeps the current weights beside the averaged ones."""
+    other = {name: tensor + 1 for name, tensor in Line().state_dict().items()}
+    content = {"state_dict": Line().state_dict(), "current_model_state": other, "global_step": 3}
+    torch.save(content, tmp_path / "a.ckpt")
+    assert check_checkpoint(tmp_path / "a.ckpt", Line())["global_step"] == 3
