@@ -168,7 +168,8 @@ def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
     path = Path(spec["checkpoint"]).expanduser()
     network = build_network(spec["model"], 0, key=f"{key}.model")
     content = read_checkpoint(path, f"{key}.checkpoint")
-    load_weights(network, content, key, nest=spec.get("nest"), prefix=spec.get("prefix"))
+    nest, prefix = spec.get("nest"), spec.get("prefix")
+    load_weights(network, content, key, nest=nest, prefix=prefix, source=path)
     described = content.get(CHECKPOINT_KEY)
     known = stored_schema(described) if isinstance(described, Mapping) else RowSchema()
     if isinstance(network, StudentModule) and described is None:

@@ -10,6 +10,7 @@ moving average of its weights, the user chooses.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections import Counter, OrderedDict
@@ -66,6 +67,7 @@ def load_weights(
     prefix: str | None = None,
     rename: Callable[[str], str] | None = None,
     unused: tuple[str, ...] | None = None,
+    source: str | os.PathLike[str] = "the file",
 ) -> None:
     """Loads a network's weights from what `read_checkpoint` read, or says how the two differ.
 
@@ -81,6 +83,7 @@ def load_weights(
         prefix: What stands in front of the network's names; None to find it.
         rename: From a name in the file to the one that is meant.
         unused: Beginnings of names, under the prefix, that a file may hold and the network lacks.
+        source: The file, for messages.
 
     Raises:
         InputError: No state dict, missing or unexpected names, other shapes, tied names with
@@ -89,9 +92,9 @@ def load_weights(
     expected = network.state_dict(keep_vars=True)
     nests = {path: state for path, state in _state_dicts(content) if nest in (None, path)}
     if not nests:
-        what = "the file holds no state dict" + ("" if nest is None else f" under {nest!r}")
+        what = f"{source} holds no state dict" + ("" if nest is None else f" under {nest!r}")
         if "param_groups" in content:
-            what = "the file holds the state of an optimizer and no weights"
+            what = f"{source} holds the state of an optimizer and no weights"
         raise InputError(
             what,
             key=where,
@@ -112,7 +115,7 @@ def load_weights(
         _refuse_misfit(copies, nests, expected, where, prefix)
     if any(not _same(fitting[0].state, other.state) for other in fitting[1:]):
         raise InputError(
-            "the file holds several copies of the network's weights; nest and prefix say which one",
+            f"{source} holds several copies of the network's weights; nest and prefix choose one",
             key=where,
             accepted=" or ".join(map(str, fitting[:8])) + (", …" if len(fitting) > 8 else ""),
         )

@@ -179,6 +179,7 @@ def _from_file(
         prefix=query.get("prefix"),
         rename=lambda name: _OLD_DENSENET.sub(r"\1\2", name),
         unused=_AUXILIARY.get(type(network).__name__),
+        source=path,
     )
     return Pretrained(network, schema, sha256_of(path))
 
