@@ -10,13 +10,14 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from rrr_lightning.commands import fail
 from rrr_lightning.distillation.losses import RowLoss
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean
+from rrr_lightning.files import read_yaml
 
 HELP_COLUMN = 38
 SECTIONS = {
@@ -58,20 +59,41 @@ class ShippedConfig(ActionConfigFile):
     """`--config FILE`, where FILE may be the name of a shipped configuration."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        """Applies the configuration over what was parsed before it."""
-        super().__call__(  # type: ignore[no-untyped-call]
-            parser, cfg, find_config(values), option_string
+        """Applies the configuration over what was parsed before it, once it is known to be one."""
+        path = find_config(values)
+        check(
+            isinstance(read_yaml(path, "--config"), dict),
+            "--config",
+            path,
+            "key: value",
+            "is no configuration",
         )
+        super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
 
 
 class OneLineParser(LightningArgumentParser):
     """Reports an error in one line, and gives help with a line for each option.
 
     jsonargparse's own help names every known subclass of every type, on 2,000 lines; `--help=all`
-    prints it.
+    prints it. Of all arguments only `--config` names a file of arguments. The value of any other
+    one is data: a path under `teachers` or `model.body` is never opened by the parser.
     """
 
     prints_all_help = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Importing LightningCLI lets the parser read addresses; nothing is fetched here. Naming a
+        # denylist also enforces the parser's own: no `os.system` as a callable or a class path.
+        set_parsing_settings(
+            config_read_mode_fsspec_enabled=False,
+            instantiate_subclass_spec_in_any=False,
+            import_path_denylist=[],
+        )
+        super().__init__(*args, **kwargs)
+
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
+        """Adds an argument whose value is never taken for a file of arguments."""
+        super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Returns the help of a command in short, or of a class in full."""
@@ -100,6 +122,8 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     key = match[1] if (match := re.match(r'Parser key "([^"]+)": ', message)) else ""
     if match := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", message):
         return _unknown(f"{key}.{match[2]}", match[2], _parameters(match[1]))
+    if match := re.search(r"Unable to load config ['\"]([^'\"]*)", message):  # without its content
+        return f"{key}: is no section of a configuration; found {match[1]!r}"
     if match := re.search(r"dot import path string: (\S+)", message):
         hint = did_you_mean(match[1], _class_names(key))
         return f"{key}: no such class; found {match[1]!r}{hint}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from rrr_lightning.callbacks._clock import PHASES, STUDENT, TEACHER
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 
 VERSION = 1
 FILE = "ledger.json"
@@ -199,13 +200,9 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: The file is damaged, or of another version.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        ledger = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error})", key="cost.path") from error
-    return check_ledger(ledger, str(path))
+    return check_ledger(read_json(path, "cost.path"), str(path))
 
 
 def write_ledger(path: Path, ledger: Mapping[str, Any]) -> None:

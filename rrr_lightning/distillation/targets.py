@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.sparse import Arrays, Encoding, SparseTargets
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 
 MANIFEST = "targets.json"
 SHARDS = "shards"
@@ -109,10 +110,10 @@ def read_plan(folder: Path) -> TargetPlan | None:
         InputError: It is damaged, or of another version.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return None
+    content = read_json(path, KEY)
     try:
-        content = json.loads(path.read_text())
         version = content["version"]
         if version == VERSION:
             return TargetPlan.from_json(content)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import sha256_of
+from rrr_lightning.files import read_json, sha256_of
 from rrr_lightning.glue.plan import NETWORK, Plan, Run, told_otherwise
-from rrr_lightning.jobs.process import MARKER, read_json, still_running
+from rrr_lightning.jobs.process import MARKER, still_running
 
 
 def check_start(plan: Plan, runs: Iterable[Run]) -> None:

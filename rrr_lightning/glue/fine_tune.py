@@ -32,13 +32,13 @@ from rrr_lightning.checkpointing import (
 )
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import sha256_of
+from rrr_lightning.files import read_json, sha256_of
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import CELLS, NETWORK
 from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.glue.scores import REPORTED
-from rrr_lightning.jobs.process import RESULT, read_json, write_json
+from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
 from rrr_lightning.models.text_classifier import TextClassifier

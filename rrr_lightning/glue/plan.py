@@ -12,10 +12,11 @@ from typing import Any
 
 from rrr_lightning.data.glue_tasks import TASKS, find_task
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.glue.protocol import Protocol, TaskSettings
 from rrr_lightning.glue.scores import GLUE
 from rrr_lightning.jobs import Job
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, write_json
 
 SETTINGS = "settings.json"
 NETWORK = "network.ckpt"

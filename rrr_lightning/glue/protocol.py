@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rrr_lightning.data.glue_tasks import TASKS, find_task
 from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.files import read_yaml
 
 FIVE_SEEDS = (19, 8364, 717, 10536, 90166)
 EVERY_TASK = "every_task"
@@ -200,16 +199,13 @@ def base_name(protocol: str) -> str:
 def _read(overrides: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     """The overrides as a mapping from task to mapping."""
     if isinstance(overrides, (str, Path)):
-        try:
-            overrides = yaml.safe_load(Path(overrides).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"cannot be read: {error}", key="--settings") from error
+        overrides = read_yaml(overrides, "--settings")
     cells = {} if overrides is None else overrides
     if not isinstance(cells, Mapping) or not all(isinstance(v, Mapping) for v in cells.values()):
         raise InputError(
             "not a table",
             key="--settings",
-            found=cells,
+            found=type(cells).__name__,
             accepted=f"settings by task, for example `{EVERY_TASK}: {{epochs: 3}}`",
         )
     named: dict[str, Any] = {}

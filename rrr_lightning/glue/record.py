@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import Run, make_plan
 from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
 from rrr_lightning.glue.results import Results, collect
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, write_json
 
 NAME = "plan.json"
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.glue.plan import CELLS, Run
 from rrr_lightning.glue.scores import GLUE, REPORTED, Average, averages, task_scores
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, write_json
 
 JSON, TABLE = "glue.json", "glue.csv"
 

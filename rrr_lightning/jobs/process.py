@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rrr_lightning.files import atomic_file
+from rrr_lightning.files import atomic_file, read_json
 from rrr_lightning.jobs.locks import Lock, holder
 
 MARKER = "done.json"
@@ -103,12 +103,6 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     separators = (",", ":") if indent is None else None
     with atomic_file(path) as file:
         file.write(f"{json.dumps(content, indent=indent, separators=separators)}\n".encode())
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file."""
-    with path.open() as file:
-        return json.load(file)
 
 
 def how_it_ended(code: int | None, log: Path) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.jobs.display import FINISHED, Display
 from rrr_lightning.jobs.hold import Held, hold
 from rrr_lightning.jobs.places import Places, find_places
-from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, how_it_ended, read_json
+from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, how_it_ended
 from rrr_lightning.jobs.submission import Submission, Submitter
 
 ATTEMPTS = 2

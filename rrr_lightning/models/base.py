@@ -126,8 +126,12 @@ class StudentModule(TrainingLoss, ABC):
 
     @contextmanager
     def keyed_construction(self) -> Iterator[None]:
-        """Draws initial weights on the CPU from (seed, "initial weights"), whatever ran before."""
-        with torch.device("cpu"), keyed_randomness(self.seed, "initial weights"):
+        """Draws initial weights on the CPU from (seed, "initial weights"), whatever ran before.
+
+        On the meta device, where sizes are tried without memory, nothing is drawn.
+        """
+        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+        with torch.device(device), keyed_randomness(self.seed, "initial weights"):
             yield
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

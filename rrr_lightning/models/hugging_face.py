@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,15 +18,15 @@ from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.state_dicts import describe_differences, tied_names
 from rrr_lightning.distillation.weight_files import read_checkpoint
-from rrr_lightning.errors import InputError
-from rrr_lightning.files import sha256_of
+from rrr_lightning.errors import InputError, check, refuse
+from rrr_lightning.files import check_regular_files, read_json, sha256_of
 from rrr_lightning.models.masked_rows import (
     KeywordInputs,
     MaskedRows,
     check_rows_once,
     vocabulary_size,
 )
-from rrr_lightning.models.pretrained import Pretrained
+from rrr_lightning.models.pretrained import Pretrained, size_limit
 from rrr_lightning.models.vocabulary import Vocabulary
 from rrr_lightning.tokens import TOKEN_FILES, load_tokenizer
 
@@ -36,6 +35,12 @@ logger = logging.getLogger(__name__)
 # Weights that published files hold and that no classification or masked-LM network uses.
 _SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|position_ids$")
 _NO_NAME = re.compile(r"LABEL_\d+")
+# What makes transformers fetch code, or weights beside those of the folder.
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_ATTENTION_KINDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_LOADS = ("use_pretrained_backbone", "use_kernels", "quantization_config")
+_MOST = 1 << 24  # of any whole number in a configuration
+_MOST_LABELS = 1 << 20
 LEDGER_FILE = "ledger.json"  # in a folder that `rrr export` wrote
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TASKS = {
@@ -99,11 +104,12 @@ def check_source(source: str, key: str) -> str:
     """Returns a folder with a configuration, or a hub id as it is.
 
     Raises:
-        InputError: A folder without `config.json`.
+        InputError: A folder without `config.json`, or with a pipe or a device.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return source
+    check_regular_files(folder, key)
     if not (folder / "config.json").is_file():
         inside = sorted(str(each.parent) for each in folder.glob("*/config.json"))
         raise InputError(
@@ -112,7 +118,7 @@ def check_source(source: str, key: str) -> str:
             found=source,
             accepted=" or ".join(inside[:6]) or "a folder with config.json and model.safetensors",
         )
-    config = read_json(folder / "config.json", key)
+    config = read_mapping(folder / "config.json", key)
     if "model_type" not in config and isinstance(config.get("architecture"), str):
         name, columns = config["architecture"], config.get("num_classes", 1000)
         raise InputError(
@@ -124,19 +130,42 @@ def check_source(source: str, key: str) -> str:
     return str(folder)
 
 
-def read_json(path: Path, key: str) -> dict[str, Any]:
+def check_config(values: Any, key: str, depth: int = 0) -> None:
+    """Refuses a configuration that fetches or runs something, or is too large to be true.
+
+    Raises:
+        InputError: It asks for code or further weights from a hub, or a number in it is too large.
+    """
+    check(depth < 20, key, None, "fewer than 20 levels", "the configuration is nested too deeply")
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    for name, value in items:
+        if name in _ATTENTION:
+            kinds = value.values() if isinstance(value, Mapping) else [value]
+            check(
+                all(each is None or each in _ATTENTION_KINDS for each in kinds),
+                f"{key}: {name}",
+                value,
+                ", ".join(_ATTENTION_KINDS),
+                "the configuration asks for code from elsewhere",
+            )
+        elif isinstance(value, Mapping | list | tuple):
+            check_config(value, key, depth + 1)
+        elif type(value) is int:
+            most = _MOST_LABELS if name == "num_labels" else _MOST
+            check(abs(value) <= most, f"{key}: {name}", value, f"at most {most}")
+        if name in _LOADS and value:
+            refuse(f"{key}: {name}", value, "false", "the configuration loads further weights")
+
+
+def read_mapping(path: Path, key: str) -> dict[str, Any]:
     """Returns the mapping in a JSON file.
 
     Raises:
         InputError: It cannot be read, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error})", key=key) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no mapping", key=key, found=type(content).__name__)
-    return content
+    content = read_json(path, key)
+    check(isinstance(content, dict), key, str(path), "an object", "holds no mapping")
+    return dict(content)
 
 
 def load_network(source: str, key: str) -> tuple[Any, Mapping[str, Any]]:
@@ -154,15 +183,20 @@ def _read(source: str, key: str) -> tuple[Any, dict[str, Tensor], Path]:
     import transformers
 
     try:
+        described = _find(source, "config.json")
+        if described is not None:
+            check_config(read_mapping(described, key), key)
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         names = [name for each in _WEIGHTS for name in (each, f"{each}.index.json")]
         path = next((path for path in (_find(source, name) for name in names) if path), None)
         if path is None:
             raise OSError(f"there are no weights: {', '.join(_WEIGHTS)} or an index of shards")
         if path.name.endswith(".json") and not Path(source).is_dir():
-            for name in set(json.loads(path.read_text())["weight_map"].values()):
+            for name in set(read_json(path, key)["weight_map"].values()):
                 _find(source, os.path.basename(name))  # into the cache, where the index expects it
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged configuration fails in many ways
         raise unusable(source, error, key) from error
     content = read_checkpoint(path, key)
     return config, {n: each for n, each in content.items() if isinstance(each, Tensor)}, path
@@ -205,9 +239,11 @@ def _load(
     """
     import transformers
 
+    numbers = sum(each.numel() for each in state.values())
     try:
         for _ in range(2):
-            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            limit = size_limit(numbers, len(state), key)
+            with torch.device("meta"), torch.random.fork_rng(devices=[]), limit:
                 described = getattr(transformers, auto).from_config(config)
             network, info = type(described).from_pretrained(
                 None,
@@ -227,6 +263,8 @@ def _load(
                     source,
                 )
                 config.tie_word_embeddings = False
+    except InputError:
+        raise
     except Exception as error:  # configurations and weights fail in many ways
         raise unusable(source, error, key) from error
     raise InputError(
@@ -253,12 +291,12 @@ def vocabulary_of(source: str, key: str) -> Vocabulary | None:
 
 def _read_ledger(path: Path) -> dict[str, Any] | None:
     """What the training cost of a network that `rrr export` wrote to a folder."""
-    return read_json(path, LEDGER_FILE) if path.is_file() else None
+    return read_mapping(path, LEDGER_FILE) if path.exists() else None
 
 
 def _normalization(source: str, key: str) -> Normalization | None:
     path = _find(source, "preprocessor_config.json")
-    settings = read_json(path, key) if path else {}
+    settings = read_mapping(path, key) if path else {}
     if not settings.get("do_normalize", True):
         return Normalization((0.0,) * 3, (1.0,) * 3)
     if "image_mean" not in settings or "image_std" not in settings:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from rrr_lightning.errors import InputError, check, did_you_mean
-from rrr_lightning.models.hugging_face import load_hugging_face
+from rrr_lightning.models.hugging_face import check_config, load_hugging_face
 from rrr_lightning.models.masked_rows import MaskedRows, check_rows_once
 from rrr_lightning.models.vocabulary import (
     Vocabulary,
@@ -158,7 +158,8 @@ def read_config(
     given = (
         dict(spec) if isinstance(spec, Mapping) else PRESETS.get(spec) or _config_file(spec, key)
     )
-    kind = given.get("model_type") or ""
+    check_config(given, key)
+    kind = str(given.get("model_type") or "")
     auto = transformers.models.auto.modeling_auto
     known = {
         "masked-LM": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,

@@ -16,13 +16,23 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.models.cifar_resnet import CifarResNet
 
-_CIFAR = re.compile(r"cifar_resnet(\d+)")
+_CIFAR = re.compile(r"cifar_resnet(\d{1,5})")
 _ACCEPTED = (
     "a torchvision classification model, cifar_resnet8, cifar_resnet14, cifar_resnet20, … (6n+2), "
     "or {class_path, init_args}"
+)
+# Where the classes are that a file may name. `rrr_lightning.models` also has some that load files.
+_ARCHITECTURES = (
+    "rrr_lightning.models.cifar_resnet.",
+    "timm.layers.",
+    "timm.models.",
+    "torch.nn.",
+    "torchvision.models.",
+    "torchvision.ops.",
+    "transformers.models.",
 )
 # Without these, both return a tuple of main and auxiliary logits while they train.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -52,8 +62,6 @@ def build_network(
     """
     if isinstance(spec, Mapping):
         network = build_from_class_path(spec, key)
-        if not isinstance(network, nn.Module):
-            raise InputError("is no torch.nn.Module", key=key, found=type(network).__name__)
     elif isinstance(spec, str):
         if match := _CIFAR.fullmatch(spec):
             return CifarResNet(int(match.group(1)), num_classes)
@@ -79,34 +87,67 @@ def _from_torchvision(name: str, num_classes: int, key: str) -> nn.Module:
     return network
 
 
-def build_from_class_path(spec: Mapping[str, Any], key: str) -> Any:
-    """Builds the object that a `{class_path, init_args}` mapping describes.
+def build_from_class_path(spec: Mapping[str, Any], key: str) -> nn.Module:
+    """Builds the network that a `{class_path, init_args}` mapping describes.
 
     Raises:
-        InputError: Unknown keys, a path that cannot be imported, or arguments that do not fit.
+        InputError: Unknown keys, a path that leads to no class of networks, or arguments that do
+            not fit. A class is called only after it is known to be one of networks.
     """
     path = spec.get("class_path")
     if not isinstance(path, str) or not set(spec) <= {"class_path", "init_args"}:
         raise InputError(
             "is no description of a class", key=key, found=dict(spec), accepted=_ACCEPTED
         )
-    module_name, _, name = path.rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"cannot be imported ({error})", key=f"{key}.class_path", found=path
-        ) from error
+    target = network_class(path, f"{key}.class_path")
+    given = spec.get("init_args") or {}
+    check(isinstance(given, Mapping), f"{key}.init_args", type(given).__name__, "name: value")
     arguments = {
         argument: build_from_class_path(value, f"{key}.init_args.{argument}")
         if isinstance(value, Mapping) and "class_path" in value
         else value
-        for argument, value in (spec.get("init_args") or {}).items()
+        for argument, value in given.items()
     }
     try:
         return target(**arguments)
     except TypeError as error:
         raise InputError(f"does not fit {path} ({error})", key=f"{key}.init_args") from error
+
+
+def network_class(path: str, key: str) -> type[nn.Module]:
+    """Imports the class that a path names, and does nothing with it.
+
+    Raises:
+        InputError: It cannot be imported, or is no class of networks.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"cannot be imported ({error})", key=key, found=path) from error
+    accepted = "a subclass of torch.nn.Module"
+    check(
+        isinstance(found, type) and issubclass(found, nn.Module),
+        key,
+        path,
+        accepted,
+        "is no torch.nn.Module",
+    )
+    return found  # type: ignore[no-any-return]
+
+
+def is_architecture(path: str) -> bool:
+    """Whether a class path from a file names a network that a file may name.
+
+    Such a network belongs to torch, torchvision, timm, transformers or this library, and its
+    constructor builds layers and nothing else. Nothing else is imported to find out.
+    """
+    if not path.startswith(_ARCHITECTURES):
+        return False
+    try:
+        return network_class(path, "class_path").__module__.startswith(_ARCHITECTURES)
+    except InputError:
+        return False
 
 
 def _use_small_stem(network: nn.Module, spec: object) -> None:

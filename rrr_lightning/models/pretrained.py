@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.state_dicts import load_weights
 from rrr_lightning.distillation.weight_files import read_checkpoint
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.files import sha256_of
 from rrr_lightning.models.vocabulary import Vocabulary
 
@@ -56,6 +57,52 @@ class Pretrained:
     inputs: Callable[[Any], Any] | None = None
     ledger: dict[str, Any] | None = None
     vocabulary: Vocabulary | None = None
+
+
+@contextmanager
+def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
+    """Stops the construction of a network that is larger than the weights meant for it.
+
+    Args:
+        numbers: How many numbers the weights have. Tied ones are made twice, so twice as many may
+            be made.
+        tensors: How many tensors they are; layers without weights are limited by it as well.
+        key: The config key for messages.
+
+    Raises:
+        InputError: The network has more parameters, numbers or layers.
+    """
+    left = {
+        "numbers": 2 * numbers + (1 << 20),
+        "parameters": 2 * tensors + 64,
+        "layers": 16 * tensors + 1024,
+    }
+    most = dict(left)
+
+    def take(kind: str, count: int) -> None:
+        left[kind] -= count
+        check(
+            left[kind] >= 0,
+            key,
+            None,
+            f"at most {most[kind]}, by the size of its weights",
+            f"the file describes a network with more {kind} than it has weights for",
+        )
+
+    def parameter(_: nn.Module, __: str, value: Any) -> None:
+        if value is not None:
+            take("parameters", 1)
+            take("numbers", 0 if nn.parameter.is_lazy(value) else value.numel())
+
+    hooks = (
+        nn.modules.module.register_module_parameter_registration_hook(parameter),
+        nn.modules.module.register_module_module_registration_hook(lambda *_: take("layers", 1)),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def load_torchvision(name: str, query: Mapping[str, str], key: str) -> Pretrained:

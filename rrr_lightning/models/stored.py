@@ -1,35 +1,46 @@
 """Rebuilds students from what they said about themselves, in checkpoints and exported folders.
 
-The description names one of this library's classes and holds its arguments in plain types. Files
-are never unpickled, and a class path in them may lead to networks alone.
+The description names one of this library's classes and holds its arguments in plain types. It is
+data from a stranger: only the arguments that a student writes are taken, a class path may lead to
+networks of known libraries alone, and nothing is built that has more values than the file.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.state_dicts import load_weights
 from rrr_lightning.distillation.weight_files import read_checkpoint
-from rrr_lightning.errors import InputError
-from rrr_lightning.files import sha256_of
+from rrr_lightning.errors import InputError, check
+from rrr_lightning.files import read_json, sha256_of
 from rrr_lightning.models.base import CHECKPOINT_KEY
-from rrr_lightning.models.pretrained import Pretrained
+from rrr_lightning.models.hugging_face import check_config
+from rrr_lightning.models.pretrained import Pretrained, size_limit
 
 # In a folder that `rrr export` wrote for an image student, beside its weights.
 STUDENT_FILE, WEIGHTS_FILE = "student.json", "model.safetensors"
-# Checkpoints name their class; only these are ever built from a file.
+# Checkpoints name their class; only these are ever built from a file, and only with the arguments
+# that describe their architecture.
 _CLASSES = {
-    "ImageClassifier": "rrr_lightning.models.image_classifier",
-    "MaskedLanguageModel": "rrr_lightning.models.masked_lm",
-    "TextClassifier": "rrr_lightning.models.text_classifier",
+    "ImageClassifier": (
+        "rrr_lightning.models.image_classifier",
+        "network num_classes small_images class_names loss mean std channels_last",
+    ),
+    "MaskedLanguageModel": (
+        "rrr_lightning.models.masked_lm",
+        "network vocabulary_size pad_vocabulary_to",
+    ),
+    "TextClassifier": (
+        "rrr_lightning.models.text_classifier",
+        "body num_classes class_names metrics",
+    ),
 }
 
 
@@ -66,10 +77,7 @@ def load_exported(folder: Path, key: str) -> Pretrained:
         InputError: One of the files is missing or damaged, or they do not fit together.
     """
     path = folder / STUDENT_FILE
-    try:
-        described = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error})", key=key) from error
+    described = read_json(path, key)
     if not isinstance(described, dict) or not isinstance(described.get("arguments"), dict):
         raise InputError(f"{path} does not say which network it describes", key=key)
     weights = folder / WEIGHTS_FILE
@@ -94,58 +102,110 @@ def _rebuild(path: Path, content: dict[str, Any], sha256: str, key: str) -> Pret
             key=key,
             accepted="{model: {class_path, init_args}, checkpoint: FILE} with the network's class",
         )
-    _refuse_other_classes(arguments, key)
+    class_home, accepted = _CLASSES[kind]
+    for name in arguments:
+        check(name in accepted.split(), key, name, accepted, f"{path} holds an unknown argument")
+    _check_arguments(arguments, key)
+    state: Any = content.get("state_dict")
+    check(
+        isinstance(state, Mapping),
+        key,
+        str(path),
+        "weights under state_dict",
+        "holds no state dict",
+    )
+    tensors = [each for each in state.values() if isinstance(each, torch.Tensor)]
+    sizes = [0, *(size for each in tensors for size in each.shape)]
+    for name in ("num_classes", "vocabulary_size", "pad_vocabulary_to"):
+        size = arguments.get(name)
+        within = size is None or (type(size) is int and size <= max(sizes))
+        check(within, key, size, f"at most {max(sizes)}, as in its weights", f"{path}: {name}")
     try:
-        module = getattr(importlib.import_module(_CLASSES[kind]), kind)(**arguments)
-    except (InputError, TypeError) as error:
+        build = getattr(importlib.import_module(class_home), kind)
+        # First without memory, as only then the sizes of what is described are known.
+        with (
+            torch.device("meta"),
+            size_limit(sum(each.numel() for each in tensors), len(tensors), key),
+        ):
+            build(**arguments)
+        module = build(**arguments)
+        load_weights(module, content, key, nest="state_dict")
+        module.on_load_checkpoint(content)
+    except InputError as error:
         raise InputError(f"{path} cannot be rebuilt ({error})", key=key) from error
-    load_weights(module, content, key, nest="state_dict")
-    module.on_load_checkpoint(content)
+    except Exception as error:  # a damaged description fails in many ways
+        reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        raise InputError(f"{path} cannot be rebuilt ({reason})", key=key) from error
     return Pretrained(module, stored_schema(described), sha256, ledger=stored_ledger(content))
 
 
-def _refuse_other_classes(described: Any, key: str) -> None:
-    """Refuses class paths that lead to anything but networks: a file must not choose what runs."""
+def _check_arguments(arguments: Mapping[str, Any], key: str) -> None:
+    """Refuses what would import, fetch or open something: a file must not choose what runs."""
+    for name in ("network", "body"):
+        value = arguments.get(name)
+        # Text is a folder or a hub id to a text model; to an image model it is a known name.
+        is_text_model = name == "body" or "vocabulary_size" in arguments
+        accepted = "a configuration" if is_text_model else "a name, or {class_path, init_args}"
+        kinds = Mapping if is_text_model else (str, Mapping)
+        found = type(value).__name__
+        check(name not in arguments or isinstance(value, kinds), f"{key}: {name}", found, accepted)
+        if isinstance(value, Mapping) and is_text_model:
+            check_config(value, key)
+    _refuse_other_classes(arguments, key)
+
+
+def _refuse_other_classes(described: Any, key: str, depth: int = 0) -> None:
+    check(depth < 100, key, None, "fewer than 100 levels", "the description is nested too deeply")
     if isinstance(described, list | tuple):
         for value in described:
-            _refuse_other_classes(value, key)
+            _refuse_other_classes(value, key, depth + 1)
     elif isinstance(described, Mapping):
         for value in described.values():
-            _refuse_other_classes(value, key)
+            _refuse_other_classes(value, key, depth + 1)
+        from rrr_lightning.models.networks import is_architecture  # imports torchvision
+
         path = described.get("class_path")
-        if path is not None and not _is_network_class(str(path)):
-            raise InputError(
-                "the checkpoint names a class that is no network",
-                key=key,
-                found=path,
-                accepted="subclasses of torch.nn.Module that can be imported",
-            )
-
-
-def _is_network_class(path: str) -> bool:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return False
-    return isinstance(found, type) and issubclass(found, nn.Module)
+        check(
+            path is None or is_architecture(str(path)),
+            key,
+            path,
+            "{model: {class_path, init_args}, checkpoint: FILE}, which imports what you name; a "
+            "file itself may name networks of torch, torchvision, timm and transformers",
+            "the checkpoint names a class that is not imported for a file",
+        )
 
 
 def stored_ledger(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what the training of a checkpoint, or of an exported folder, says that it cost."""
-    told = (content.get(CHECKPOINT_KEY) or {}).get("ledger")
-    ledger = told or (content.get("callbacks") or {}).get("CostLedger")
+    described, callbacks = content.get(CHECKPOINT_KEY), content.get("callbacks")
+    told = described.get("ledger") if isinstance(described, Mapping) else None
+    kept = callbacks.get("CostLedger") if isinstance(callbacks, Mapping) else None
+    ledger = told or kept
     return ledger if isinstance(ledger, dict) else None
 
 
 def stored_schema(described: Mapping[str, Any]) -> RowSchema:
-    """Returns what the columns of a described network's rows mean."""
-    stored = described.get("schema") or {}
-    labels, statistics = stored.get("labels"), stored.get("normalization")
-    return RowSchema(
-        columns=stored.get("columns"),
-        labels=None if labels is None else tuple(labels),
-        normalization=statistics and Normalization(statistics["mean"], statistics["std"]),
-        special_token_ids=stored.get("special_token_ids"),
-        input_vocabulary=stored.get("input_vocabulary"),
-    )
+    """Returns what the columns of a described network's rows mean.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        stored = described.get("schema") or {}
+        labels, statistics = stored.get("labels"), stored.get("normalization")
+        special, columns = stored.get("special_token_ids"), stored.get("columns")
+        if not all(isinstance(each, str) for each in labels or ()) or isinstance(labels, str):
+            raise TypeError("its labels are no texts")
+        if not all(
+            type(each) in (int, type(None)) for each in (columns, *(special or {}).values())
+        ):
+            raise TypeError("its numbers are no numbers")
+        return RowSchema(
+            columns=columns,
+            labels=None if labels is None else tuple(labels),
+            normalization=statistics and Normalization(statistics["mean"], statistics["std"]),
+            special_token_ids=special,
+            input_vocabulary=stored.get("input_vocabulary"),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"the description of the logits is damaged ({error})") from error

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs.process import read_json
+from rrr_lightning.files import read_json
 from rrr_lightning.study.overlays import value_at
 from rrr_lightning.study.plan import Run
 from rrr_lightning.study.records import (

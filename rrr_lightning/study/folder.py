@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs.process import read_json, write_json
+from rrr_lightning.files import read_json
+from rrr_lightning.jobs.process import write_json
 from rrr_lightning.study.records import FOLDER as RECORDS
 from rrr_lightning.study.settings import Study
 

@@ -20,8 +20,9 @@ from typing import Any
 import yaml
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.jobs import Job, Places, run_jobs
-from rrr_lightning.jobs.process import MARKER, read_json, write_json
+from rrr_lightning.jobs.process import MARKER, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.study.fit_runs import PRELOADED, forked
 from rrr_lightning.study.overlays import Config, digest, lay_over, value_at

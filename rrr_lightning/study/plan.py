@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_yaml
 from rrr_lightning.study.overlays import (
     PLACES,
     Config,
@@ -24,7 +25,7 @@ from rrr_lightning.study.overlays import (
     without,
 )
 from rrr_lightning.study.settings import Study, TeacherRuns, student_run, teacher_run
-from rrr_lightning.study.study_file import find_shipped, read_yaml
+from rrr_lightning.study.study_file import find_shipped
 
 EACH = "each"
 TEACHERS = "distillation.teachers"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.errors import InputError, did_you_mean
-from rrr_lightning.jobs.process import read_json, write_json
+from rrr_lightning.files import read_json
+from rrr_lightning.jobs.process import write_json
 from rrr_lightning.study.clocks import phase_seconds, run_costs
 from rrr_lightning.study.plan import Run
 from rrr_lightning.study.points import Point, StudyDesign

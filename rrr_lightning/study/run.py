@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.jobs import Outcome, Places, find_places, run_jobs
 from rrr_lightning.jobs.display import duration
-from rrr_lightning.jobs.process import read_json
 from rrr_lightning.study import folder
 from rrr_lightning.study.batches import make_jobs, runs_to_do
 from rrr_lightning.study.checks import readable

@@ -23,9 +23,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.files import read_yaml
 from rrr_lightning.study.consistency import check_study
 from rrr_lightning.study.overlays import Config, expand
 from rrr_lightning.study.settings import Arm, Headline, Quality, Study, TeacherRuns
@@ -52,18 +51,6 @@ def find_shipped(name: str, key: str, kind: str = "*") -> Path:
         found=name,
         accepted=f"a file, or one of the {len(shipped)} shipped ones",
     )
-
-
-def read_yaml(path: Path, key: str) -> Any:
-    """Reads a YAML file.
-
-    Raises:
-        InputError: It is none.
-    """
-    try:
-        return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {error}", key=key) from error
 
 
 def read_study(name: str, quality_data: str | None = None) -> Study:
@@ -173,7 +160,9 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
 def _checked_keys(value: Any, kind: type[Section], key: str) -> Mapping[str, Any]:
     """Returns a section if it has the keys of a dataclass, and all that have no default."""
     if not isinstance(value, Mapping):
-        raise InputError("is no mapping", key=key, found=value, accepted="key: value")
+        # The content of a file that is no study is not repeated: it may be any file.
+        found = type(value).__name__ if kind is Study else value
+        raise InputError("is no mapping", key=key, found=found, accepted="key: value")
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     prefix = "" if kind is Study else f"{key}."
     for name in value:

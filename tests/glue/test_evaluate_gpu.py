@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning import commands
-from rrr_lightning.jobs.process import MARKER, read_json
+from rrr_lightning.files import read_json
+from rrr_lightning.jobs.process import MARKER
 
 SETTINGS = "every_task: {max_steps: 4, batch_size: 8, max_length: 32, start: checkpoint}\n"
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.data.stored_tokenizer import stored_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.glue import fine_tune as module
 from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fine_tune import (
@@ -28,7 +29,7 @@ from rrr_lightning.glue.fine_tune import (
 from rrr_lightning.glue.fingerprint import fingerprint
 from rrr_lightning.glue.plan import NETWORK
 from rrr_lightning.glue.protocol import TaskSettings
-from rrr_lightning.jobs.process import read_json, write_json
+from rrr_lightning.jobs.process import write_json
 from rrr_lightning.models.text_classifier import TextClassifier
 from tests.glue.tiny import JUDGED, TRAIN, told, write_body
 

@@ -8,6 +8,7 @@ import pytest
 
 from rrr_lightning.checkpointing import last_checkpoint
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import read_json
 from rrr_lightning.glue.plan import (
     SETTINGS,
     Plan,
@@ -17,7 +18,7 @@ from rrr_lightning.glue.plan import (
 )
 from rrr_lightning.glue.protocol import Protocol, find_protocol
 from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.jobs.process import MARKER, read_json
+from rrr_lightning.jobs.process import MARKER
 from tests.glue.made import small_plan
 
 

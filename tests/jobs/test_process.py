@@ -10,16 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rrr_lightning.files import read_json
 from rrr_lightning.jobs import process
 from rrr_lightning.jobs.locks import Lock, holder
-from rrr_lightning.jobs.process import (
-    ABANDONED,
-    LOCK,
-    last_line,
-    read_json,
-    run_command,
-    still_running,
-)
+from rrr_lightning.jobs.process import ABANDONED, LOCK, last_line, run_command, still_running
 
 
 def sh(home: Path, script: str, runner: tuple[str, str] | None = None, **variables: str) -> int:

@@ -92,7 +92,10 @@ def test_a_head_without_bias_is_left_alone() -> None:
         ({"class_path": "no_such.Thing"}, r"network.class_path: cannot be imported.*no_such"),
         ({"class_path": "Thing"}, r"network.class_path: cannot be imported"),
         ({"class_path": "torch.nn.Linear"}, r"network.init_args: does not fit torch.nn.Linear"),
-        ({"class_path": "fractions.Fraction"}, r"network: is no torch.nn.Module; found 'Fraction'"),
+        (
+            {"class_path": "fractions.Fraction"},
+            r"network.class_path: is no torch.nn.Module; found 'fractions.Fraction'",
+        ),
         ({"model": "torch.nn.Linear"}, r"network: is no description of a class"),
     ],
 )

@@ -50,8 +50,11 @@ def test_damaged_folders_are_refused(folder: Path) -> None:
         ("[]", "does not say which network"),
         ({"arguments": {}}, "a module of an unknown class; found 'None'"),
         (described | {"class": "Popen"}, "unknown class; found 'Popen'; accepted: ImageClassifier"),
-        (described | {"arguments": {"network": foreign}}, "names a class that is no network"),
-        (described | {"arguments": {"depth": 3}}, "cannot be rebuilt"),
+        (
+            described | {"arguments": {"network": foreign}},
+            "names a class that is not imported for a file",
+        ),
+        (described | {"arguments": {"depth": 3}}, "holds an unknown argument; found .depth."),
         (described | {"arguments": {"network": "cifar_resnet14"}}, "the weights do not fit"),
     ):
         text = content if isinstance(content, str) else json.dumps(content)

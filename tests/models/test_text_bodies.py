@@ -27,7 +27,7 @@ from tests.models.texts import (
     language_model,
     masked_lm,
 )
-from tests.models.tiny import make_trainer, smooth
+from tests.models.tiny import make_trainer
 
 TOKENS_BT = torch.tensor([[2, 7, 9, 3, 0], [2, 8, 8, 6, 3]])
 BERT_HEADS = (
@@ -235,7 +235,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_image_checkpoint_is_refused(tmp_path: Path) -> None:
-    model = ImageClassifier(smooth(), 4, seed=0)
+    model = ImageClassifier("cifar_resnet8", 4, seed=0)
     torch.save(
         {"state_dict": model.state_dict(), CHECKPOINT_KEY: model.describe()},
         tmp_path / "image.ckpt",

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from rrr_lightning.files import read_json
 from rrr_lightning.glue.fine_tune import settings_of
-from rrr_lightning.jobs.process import read_json
 from rrr_lightning.metrics_file import read_rows
 from tests.data.glue_files import write_parquet
 from tests.glue.tiny import write_body
