@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from rrr_lightning import commands
 from rrr_lightning.distillation.sparse import Encoding
-from rrr_lightning.targets import command
 from rrr_lightning.targets.plan import CLASSES_OF_IMAGES, CLASSES_OF_TOKENS, STEPS_PER_SHARD
 
 PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text()
@@ -25,7 +25,7 @@ def test_its_code_runs() -> None:
 
 def test_its_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        commands._targets(["--help"])
     printed = capsys.readouterr().out
     for option in re.findall(r"^\| `(--\w+)", PAGE, re.M):
         assert option in printed
