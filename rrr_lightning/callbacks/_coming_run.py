@@ -37,6 +37,7 @@ _NO_PART = {
     "eval_batch_size",
     "num_workers",
     "val_split",
+    "predict_source",
     "max_val_documents",
 }
 
@@ -159,7 +160,7 @@ def views_of(data: KeyedData, step: int, count: int) -> str:
 
 
 def _digest(texts: Iterable[object]) -> str:
-    return hashlib.sha256("\0".join(map(str, texts)).encode()).hexdigest()
+    return hashlib.sha256("\0".join(map(str, texts)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _digest_of(values: Tensor) -> str:

@@ -135,13 +135,31 @@ class KeyedDataModule(LightningDataModule, ABC):
         """Returns the loader of this rank's share of the validation set."""
         return self.eval_loader(self.sets[1])
 
+    def test_set(self) -> KeyedSet | None:
+        """Returns the test set, or None where there is none."""
+        return None
+
     def test_dataloader(self) -> Any:
-        """Returns the same loader as for validation."""
-        return self.val_dataloader()
+        """Returns the loader of this rank's share of the test set.
+
+        Raises:
+            InputError: There is no test set.
+        """
+        found = self.test_set()
+        if found is None:
+            raise InputError(
+                "has no test split with labels",
+                key="data.source",
+                found=getattr(self, "source", type(self).__name__),
+                accepted="a source with a test split; or `validate`, which uses the validation set",
+            )
+        return self.eval_loader(found)
 
     def predict_dataloader(self) -> Any:
-        """Returns the same loader as for validation."""
-        return self.val_dataloader()
+        """Refuses: a module that can be predicted with has a loader of its own."""
+        raise InputError(
+            "predict has no meaning for this data", key="data", found=type(self).__name__
+        )
 
     def eval_loader(self, dataset: KeyedSet) -> BatchLoader:
         """Returns a loader of this rank's share of a set, each sample once."""

@@ -33,8 +33,8 @@ SHORTEST_LENGTH = 8
 class GlueDataModule(TellsVocabulary, KeyedDataModule):
     """One task of GLUE.
 
-    `fit` and `validate` use the training and validation splits, `test` the validation splits too,
-    and `predict` the test splits, which have no labels. MNLI has two loaders of each: matched and
+    `fit` and `validate` use the training and validation splits, and `predict` the test splits,
+    which have no labels: `test` is refused. MNLI has two loaders of each: matched and
     mismatched; and a third one to predict, the diagnostic set, where the source has it.
 
     Args:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from rrr_lightning.data.image_cuts import Cut
 from rrr_lightning.data.image_decoding import decode, decoded_view
-from rrr_lightning.data.image_sources import ImageSource
+from rrr_lightning.data.image_sources import Images
 from rrr_lightning.data.image_views import ShiftedViews, View
 from rrr_lightning.data.sampling import Key
 from rrr_lightning.errors import InputError
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
 
 
 class ViewedImages:
@@ -28,7 +28,7 @@ class ViewedImages:
         view: Makes the view of an image.
     """
 
-    def __init__(self, source: ImageSource, chosen: torch.Tensor, view: View) -> None:
+    def __init__(self, source: Images, chosen: torch.Tensor, view: View) -> None:
         self.source = source
         self.chosen = chosen
         self.view = view
@@ -44,7 +44,7 @@ class ViewedImages:
             decoded_view(encoded, partial(name, index), partial(self._cut, key))
             for key, index, encoded in images
         ]
-        return _channels_last(torch.stack(views)), self.source.labels[indices]
+        return _batch(torch.stack(views), self.source, indices)
 
     def _cut(self, key: Key, width: int, height: int) -> Cut:
         return self.view(width, height, *key)
@@ -59,9 +59,7 @@ class SmallImages:
         views: Makes the views of a batch; None leaves images as they are.
     """
 
-    def __init__(
-        self, source: ImageSource, chosen: torch.Tensor, views: ShiftedViews | None
-    ) -> None:
+    def __init__(self, source: Images, chosen: torch.Tensor, views: ShiftedViews | None) -> None:
         self.source = source
         self.chosen = chosen
         self.views = views
@@ -75,7 +73,7 @@ class SmallImages:
         images = self.decode()[indices]
         if self.views is not None:
             images = self.views(images, epochs, indices)
-        return _channels_last(images), self.source.labels[self.chosen[indices]]
+        return _batch(images, self.source, self.chosen[indices])
 
     def decode(self) -> torch.Tensor:
         """Returns all images, decoded when first asked for: uint8 of shape [N, H, W, 3]."""
@@ -102,5 +100,7 @@ class SmallImages:
             )
 
 
-def _channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images.permute(0, 3, 1, 2)
+def _batch(images: torch.Tensor, source: Images, indices: torch.Tensor) -> Batch:
+    """Images in channels-last memory, with their labels where there are any."""
+    images = images.permute(0, 3, 1, 2)
+    return images if source.labels is None else (images, source.labels[indices])

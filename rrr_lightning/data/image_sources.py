@@ -14,16 +14,27 @@ from typing import Any, Protocol
 
 import torch
 
+from rrr_lightning.data.splits import is_hidden, is_ignored, say_unused
 from rrr_lightning.errors import InputError, did_you_mean
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+# Of the raster formats that Pillow reads by itself: no EPS, which starts another program.
+ENDINGS = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli"),
+    *(".gif", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    *(".xbm", ".xpm"),
+)
 
 
-class ImageSource(Protocol):
-    """One split: labels (int64 of shape [N]), class names where known, and encoded images."""
+class Images(Protocol):
+    """Encoded images, with labels (int64 of shape [N]) where they have any."""
 
-    labels: torch.Tensor
-    class_names: tuple[str, ...] | None
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """The labels."""
+
+    def __len__(self) -> int: ...
 
     def encoded(self, indices: Sequence[int]) -> list[bytes]:
         """Returns the encoded bytes of images."""
@@ -31,37 +42,25 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str:
         """Returns what to call an image, with its index."""
 
+    def path(self, index: int) -> str:
+        """Returns where an image lies, relative to its split or folder; or its index."""
 
-class FolderImages:
-    """`<root>/<class>/<image>`, one folder per class; classes and images in alphabetical order.
 
-    Args:
-        root: Folder of one split.
+class ImageSource(Images, Protocol):
+    """One split: labels (int64 of shape [N]), class names where known, and encoded images."""
 
-    Raises:
-        InputError: No such folder, no class folders, a class without images, or a file that is not
-            an image by its ending. Names that start with a dot are passed over.
-    """
+    labels: torch.Tensor
+    class_names: tuple[str, ...] | None
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.class_names: tuple[str, ...] | None
-        names = [entry.name for entry in visible_entries(root) if entry.is_dir()]
-        if not names:
-            raise InputError(
-                "holds no class folders",
-                key="data.source",
-                found=str(root),
-                accepted="one folder of images per class",
-            )
-        self.class_names = tuple(names)
-        self.paths: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(names):
-            found = _images_in(root / name)
-            self.paths += found
-            labels += [label] * len(found)
-        self.labels = torch.tensor(labels)
+
+class _ImageFiles:
+    """Images in files: paths relative to a folder."""
+
+    root: Path
+    paths: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def encoded(self, indices: Sequence[int]) -> list[bytes]:
         """Reads image files."""
@@ -71,6 +70,67 @@ class FolderImages:
     def name(self, index: int) -> str:
         """Returns the path of an image, with its index."""
         return f"image {index}, {self.root / self.paths[index]}"
+
+    def path(self, index: int) -> str:
+        """Returns the path of an image, relative to the folder."""
+        return self.paths[index]
+
+
+class UnlabelledImages(_ImageFiles):
+    """All images of a folder and its sub-folders, in alphabetical order.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        InputError: It holds no images, or a file that is not an image by its ending.
+    """
+
+    labels = None
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = [path.partition("/")[2] for path in _images_in(root)]
+
+
+class FolderImages(_ImageFiles):
+    """`<root>/<class>/<image>`, one folder per class; classes and images in alphabetical order.
+
+    Args:
+        root: Folder of one split.
+
+    Raises:
+        InputError: No such folder, no class folders, a class without images, or a file that is not
+            an image by its ending. Hidden files, READMEs, licences and the like are passed over.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.class_names: tuple[str, ...] | None
+        files, names = files_and_folders(root)
+        if not names:
+            raise InputError(
+                "holds no class folders",
+                key="data.source",
+                found=str(root),
+                accepted="one folder of images per class",
+            )
+        for file in (file for file in files if file.lower().endswith(ENDINGS)):
+            raise InputError(
+                "is an image outside of the class folders",
+                key="data.source",
+                found=str(root / file),
+                accepted="one folder of images per class",
+            )
+        say_unused(str(root), files)
+        self.class_names = tuple(names)
+        self.paths: list[str] = []
+        labels: list[int] = []
+        for label, name in enumerate(names):
+            found = _images_in(root / name)
+            self.paths += found
+            labels += [label] * len(found)
+        self.labels = torch.tensor(labels)
 
 
 class TableImages:
@@ -138,6 +198,13 @@ class TableImages:
             images.append(stored)
         return images
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """Returns the index of an image."""
+        return str(index)
+
     def name(self, index: int) -> str:
         """Returns the index of an image and the name of the table."""
         return f"image {index} of {self.where}"
@@ -159,40 +226,43 @@ def _names(feature: Any) -> Sequence[str]:
     return list(feature) if isinstance(feature, dict) else []
 
 
-def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Returns what a folder holds, by name, without names that start with a dot.
+def files_and_folders(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the names of files and of folders in a folder, without those that are no data.
 
     Raises:
         InputError: It cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError as error:
         raise InputError(
             f"cannot be read as a folder ({error.strerror})", key="data.source", found=str(folder)
         ) from error
-    return sorted(visible, key=lambda entry: entry.name)
+    files = [name for name, is_folder in found if not is_folder]
+    images = [name for name in files if name.lower().endswith(ENDINGS) and not is_hidden(name)]
+    others = [name for name in files if not name.lower().endswith(ENDINGS) and not is_ignored(name)]
+    folders = [name for name, is_folder in found if is_folder and not is_hidden(name)]
+    return sorted(images + others), folders
 
 
 def _images_in(folder: Path) -> list[str]:
     """Paths of a class's images relative to the split's folder, sub-folders included."""
+    files, folders = files_and_folders(folder)
+    for name in (name for name in files if not name.lower().endswith(ENDINGS)):
+        raise InputError(
+            "is not an image by its ending",
+            key="data.source",
+            found=str(folder / name),
+            accepted="what Pillow reads, such as .jpg, .png, .tif, .webp, .avif",
+        )
     found: list[str] = []
-    for entry in visible_entries(folder):
-        if entry.is_dir():
-            found += [f"{folder.name}/{path}" for path in _images_in(Path(entry.path))]
-        elif entry.name.lower().endswith(ENDINGS):
-            found.append(f"{folder.name}/{entry.name}")
-        else:
-            raise InputError(
-                "is not an image by its ending",
-                key="data.source",
-                found=entry.path,
-                accepted=", ".join(ENDINGS),
-            )
+    inner = set(folders)
+    for name in sorted(files + folders):
+        found += _images_in(folder / name) if name in inner else [name]
     if not found:
         raise InputError("holds no images", key="data.source", found=str(folder))
-    return found
+    return [f"{folder.name}/{path}" for path in found]
 
 
 def _read(path: str, name: Callable[[], str]) -> bytes:

@@ -10,52 +10,98 @@ from rrr_lightning.data.image_sources import (
     FolderImages,
     ImageSource,
     TableImages,
-    visible_entries,
+    files_and_folders,
 )
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.data.splits import (
+    check_not_saved_to_disk,
+    choose_splits,
+    say_unused,
+    split_files,
+)
+from rrr_lightning.errors import InputError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-USUAL_NAMES = ("val", "validation", "test")
 Open = Callable[[str], ImageSource]
 
 
-def open_splits(
-    source: str, train_split: str, val_split: str | None, image_column: str, label_column: str
-) -> tuple[ImageSource, ImageSource | None]:
-    """Returns the training split and the validation split, which is None where there is none.
+class ImageSplits:
+    """The splits of a source, opened when asked for.
 
     Args:
         source: Folder with one folder per split, folder of parquet files (`train.parquet`,
             `train-00000-of-00002.parquet`), one parquet file (a training split), or hub id.
-        train_split: Name of the training split.
-        val_split: Name of the validation split; None takes the first of val, validation and test.
+        train_split: Name of the training split; `train` stands for any word for training.
+        val_split: Name of the validation split; None for any word for it, or else the test split.
         image_column: Column of images in tables.
         label_column: Column of labels in tables.
 
     Raises:
-        InputError: The source or a split is not there, or the splits do not have the same classes.
+        InputError: The source or a split is not there, or there are two for one role.
     """
-    names, open_split = _find(Path(source), source, image_column, label_column)
-    if train_split not in names:
-        raise _no_split("train_split", train_split, source, names)
-    if val_split is not None and val_split not in names:
-        raise _no_split("val_split", val_split, source, names)
-    if val_split is None:
-        val_split = next((name for name in USUAL_NAMES if name in names), None)
-    train = open_split(train_split)
-    if val_split is None:
-        return train, None
-    validation = open_split(val_split)
-    _check_classes(train, train_split, validation, val_split)
-    return train, validation
+
+    def __init__(
+        self,
+        source: str,
+        train_split: str,
+        val_split: str | None,
+        image_column: str,
+        label_column: str,
+    ) -> None:
+        asked = (train_split, val_split)
+        self.names, self._open = _find(Path(source), source, asked, image_column, label_column)
+        self.chosen = choose_splits(self.names, source, train_split, val_split)
+        self._opened: dict[str, ImageSource] = {}
+
+    def open(self, split: str) -> ImageSource:
+        """Returns a split.
+
+        Raises:
+            InputError: It cannot be read, or does not have the classes of the training split.
+        """
+        if split not in self._opened:
+            found = self._open(split)
+            if split != self.chosen.train:
+                _check_classes(self.open(self.chosen.train), self.chosen.train, found, split)
+            self._opened[split] = found
+        return self._opened[split]
+
+    @property
+    def train(self) -> ImageSource:
+        """The training split."""
+        return self.open(self.chosen.train)
+
+    @property
+    def validation(self) -> ImageSource | None:
+        """The validation split, if there is one."""
+        return None if self.chosen.validation is None else self.open(self.chosen.validation)
+
+    @property
+    def test(self) -> ImageSource | None:
+        """The test split, if there is one."""
+        return None if self.chosen.test is None else self.open(self.chosen.test)
 
 
-def _find(path: Path, source: str, *columns: str) -> tuple[Sequence[str], Open]:
+def _find(
+    path: Path, source: str, asked: Sequence[str | None], *columns: str
+) -> tuple[Sequence[str], Open]:
     if path.is_dir():
-        tables = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
+        check_not_saved_to_disk(path)
+        files, folders = files_and_folders(path)
+        tables = [name for name in files if name.endswith(".parquet")]
+        if "data" in folders:
+            inner = sorted((path / "data").glob("*.parquet"))
+            tables += [f"data/{file.name}" for file in inner]
+            folders = [name for name in folders if name != "data" or not inner]
+        say_unused(source, [name for name in files if name not in tables])
+        if tables and folders:
+            raise InputError(
+                "holds both parquet files and folders",
+                key="data.source",
+                found=", ".join([*tables[:3], *(f"{name}/" for name in folders[:3])]),
+                accepted="one of the two",
+            )
         if tables:
-            return _parquet(tables, columns)
-        folders = [entry.name for entry in visible_entries(path) if entry.is_dir()]
+            return _parquet(path, tables, asked, columns)
         if not folders:
             raise InputError(
                 "holds neither folders nor parquet files", key="data.source", found=source
@@ -73,10 +119,14 @@ def _find(path: Path, source: str, *columns: str) -> tuple[Sequence[str], Open]:
     return _hub(source, columns)
 
 
-def _parquet(tables: list[Path], columns: Sequence[str]) -> tuple[Sequence[str], Open]:
+def _parquet(
+    folder: Path, tables: list[str], asked: Sequence[str | None], columns: Sequence[str]
+) -> tuple[Sequence[str], Open]:
     splits: dict[str, list[Path]] = {}
-    for table in tables:
-        splits.setdefault(re.split(r"[-_.]", table.name)[0], []).append(table)
+    for split, names in split_files(tables, asked).items():
+        for name in names:
+            stem = split or re.split(r"[-_.]", Path(name).name)[0]
+            splits.setdefault(stem, []).append(folder / name)
     return list(splits), lambda split: _open_parquet(splits[split], columns)
 
 
@@ -115,15 +165,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _no_split(key: str, split: str, source: str, names: Sequence[str]) -> InputError:
-    return InputError(
-        f"{source} has no such split{did_you_mean(split, names)}",
-        key=f"data.{key}",
-        found=split,
-        accepted=", ".join(names),
-    )
 
 
 def _check_classes(

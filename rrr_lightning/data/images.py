@@ -7,14 +7,16 @@ part of the training split, the same for every seed, validates in place of the v
 
 from __future__ import annotations
 
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.image_sets import SmallImages, ViewedImages
-from rrr_lightning.data.image_sources import ImageSource
-from rrr_lightning.data.image_splits import open_splits
+from rrr_lightning.data.image_sources import Images, ImageSource, UnlabelledImages
+from rrr_lightning.data.image_splits import ImageSplits
 from rrr_lightning.data.image_views import EvaluationView, ShiftedViews, TrainingView
 from rrr_lightning.errors import InputError
 from rrr_lightning.random import global_seed, keyed_permutation
@@ -28,8 +30,9 @@ class ImageDataModule(KeyedDataModule):
     Args:
         source: A folder with a folder per split and class (`train/<class>/*.jpg`), a folder of
             parquet files (`train*.parquet`, `test*.parquet`), a parquet file, or a hub id.
-        train_split: Name of the training split.
-        val_split: Name of the validation split; by default val, validation or test.
+        train_split: Name of the training split; `train` stands for any word for training.
+        val_split: Name of the validation split; by default any word for validation, or else the
+            test split.
         image_column: Column of images in tables.
         label_column: Column of labels in tables.
         global_batch_size: Samples of one optimizer step, over all devices and micro-batches.
@@ -41,7 +44,9 @@ class ImageDataModule(KeyedDataModule):
         resize_size: Shorter side before the central crop under "imagenet".
         min_scale: Least share of an image's area in a training crop under "imagenet".
         tuning_fraction: Part of the training split to validate on instead of the validation split,
-            which is then left to `test`.
+            which is then left to `test` where there is no test split.
+        predict_source: What `predict` uses: the name of a split, or a folder of images without
+            labels; by default the test split, or else the validation split.
         num_workers: Processes that load data, per device; by default one less than the cores, at
             most 16, and none for "cifar".
         seed: Seed of order and views; by default that of `seed_everything`, or 0.
@@ -64,6 +69,7 @@ class ImageDataModule(KeyedDataModule):
         tuning_fraction: float = 0.0,
         num_workers: int | None = None,
         seed: int | None = None,
+        predict_source: str | None = None,
     ) -> None:
         if num_workers is None and transform == "cifar":
             num_workers = 0
@@ -89,28 +95,27 @@ class ImageDataModule(KeyedDataModule):
         self.resize_size = resize_size
         self.min_scale = min_scale
         self.tuning_fraction = tuning_fraction
-        self._opened: tuple[ImageSource, ImageSource | None] | None = None
+        self.predict_source = predict_source
 
-    def open(self) -> tuple[ImageSource, ImageSource | None]:
-        """Returns the training split and the validation split as they are stored."""
-        if self._opened is None:
-            self._opened = open_splits(self.source, *self.splits, *self.columns)
-        return self._opened
+    @cached_property
+    def opened(self) -> ImageSplits:
+        """The splits of the source as they are stored."""
+        return ImageSplits(self.source, *self.splits, *self.columns)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes in the order of the labels, where they are known."""
-        return self.open()[0].class_names
+        return self.opened.train.class_names
 
     @property
     def num_classes(self) -> int:
         """Number of classes; without names, the greatest training label plus one."""
         names = self.class_names
-        return len(names) if names else int(self.open()[0].labels.max()) + 1
+        return len(names) if names else int(self.opened.train.labels.max()) + 1
 
     def prepare_data(self) -> None:
         """Downloads and converts on one rank what the others then find in the cache."""
-        self.open()
+        _ = self.opened.train, self.opened.validation
 
     def setup(self, stage: str) -> None:
         """Also decodes small images here, once, before there are workers."""
@@ -121,12 +126,12 @@ class ImageDataModule(KeyedDataModule):
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Returns the training views and the validation views."""
-        train, validation = self.open()
+        train, validation = self.opened.train, self.opened.validation
         length = len(train.labels)
         if self.tuning_fraction == 0:
             if validation is None:
                 raise InputError(
-                    f"{self.source} has no split named val, validation or test to validate on",
+                    f"{self.source} has no validation or test split to validate on",
                     key="data.tuning_fraction",
                     found=self.tuning_fraction,
                     accepted="the fraction of the training split to validate on",
@@ -144,12 +149,40 @@ class ImageDataModule(KeyedDataModule):
         tuning, rest = order[:held_out].sort().values, order[held_out:].sort().values
         return self._training(train, rest), self._evaluation(train, tuning)
 
-    def test_dataloader(self) -> Any:
-        """Returns a loader of the validation split, whatever `tuning_fraction` is."""
-        validation = self.open()[1]
-        if validation is None or self.tuning_fraction == 0:
-            return self.val_dataloader()
-        return self.eval_loader(self._evaluation(validation))
+    def test_set(self) -> ImageSet | None:
+        """Returns the test split; under `tuning_fraction` the validation split where it has none.
+
+        With a `tuning_fraction` nothing is chosen by the validation split, so it may test.
+        """
+        test = self.opened.test
+        if test is None and self.tuning_fraction:
+            test = self.opened.validation
+        return None if test is None else self._evaluation(test)
+
+    @cached_property
+    def predict_images(self) -> Images:
+        """What `predict` uses.
+
+        Raises:
+            InputError: `predict_source` is neither a split nor a folder of images.
+        """
+        asked, splits = self.predict_source, self.opened
+        if asked is None:
+            return splits.test or splits.validation or splits.train
+        if asked in splits.names:
+            return splits.open(asked)
+        if not Path(asked).is_dir():
+            raise InputError(
+                "is neither a split nor a folder",
+                key="data.predict_source",
+                found=asked,
+                accepted=f"{', '.join(splits.names)}, or a folder of images",
+            )
+        return UnlabelledImages(Path(asked))
+
+    def predict_dataloader(self) -> Any:
+        """Returns a loader of `predict_source`; without labels, batches are images alone."""
+        return self.eval_loader(self._evaluation(self.predict_images))
 
     def _training(self, source: ImageSource, chosen: torch.Tensor) -> ImageSet:
         seed = global_seed(self.seed)
@@ -157,8 +190,8 @@ class ImageDataModule(KeyedDataModule):
             return SmallImages(source, chosen, ShiftedViews(len(chosen), seed))
         return ViewedImages(source, chosen, TrainingView(self.crop_size, self.min_scale, seed))
 
-    def _evaluation(self, source: ImageSource, chosen: torch.Tensor | None = None) -> ImageSet:
-        chosen = torch.arange(len(source.labels)) if chosen is None else chosen
+    def _evaluation(self, source: Images, chosen: torch.Tensor | None = None) -> ImageSet:
+        chosen = torch.arange(len(source)) if chosen is None else chosen
         if self.transform == "cifar":
             return SmallImages(source, chosen, None)
         return ViewedImages(source, chosen, EvaluationView(self.resize_size, self.crop_size))

@@ -41,8 +41,9 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         tokenizer: A hub id or folder of a fast tokenizer, or `train:<size>` for a WordPiece
             vocabulary trained on the source.
         config: The configuration of a data set on the hub, such as `en`.
-        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders.
-        val_split: The same; by default val, validation or test.
+        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders;
+            `train` stands for any word for training.
+        val_split: The same; by default any word for validation, or else the test split.
         column: The column or key that holds the text.
         mode: `truncate` for one document a sample, cut and padded; `pack` for documents joined with
             separators, without padding.
@@ -117,7 +118,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
     def documents(self) -> tuple[Documents, Documents]:
         """The documents to train on and to validate on."""
         most = (self.max_documents, self.max_val_documents)
-        return choose_documents(*self._opened, self.tuning_fraction, *most)
+        return choose_documents(*self._opened[:2], self.tuning_fraction, *most)
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and tokenizes the documents, unless the cache has the result."""
@@ -134,6 +135,13 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         padding, size = self.tokenizer.pad_token_id, self.global_batch_size
         return open_stream(train, self._encoder(), masking, padding, size, seed, self.cache), held
 
+    def test_set(self) -> KeyedSet | None:
+        """Returns the test split with the masks of evaluation, or None where there is none."""
+        _, validation, test = self._opened
+        if test is None and self.tuning_fraction:
+            test = validation
+        return None if test is None else self._set(test, self._masking())
+
     def make_batches(self, training_set: KeyedSet) -> EndlessBatches:
         """Returns the sampler of the training loader."""
         if not isinstance(training_set, StreamedText):
@@ -142,7 +150,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         return StreamedBatches(len(training_set.lanes), self.plan, seed, step=self._current_step)
 
     @cached_property
-    def _opened(self) -> tuple[Documents, Documents | None]:
+    def _opened(self) -> tuple[Documents, Documents | None, Documents | None]:
         places = (self.source, self.config, self.train_split, self.val_split)
         return open_documents(*places, self.column, self.streaming)
 

@@ -20,12 +20,20 @@ from rrr_lightning.data.documents import (
     TuningDocuments,
 )
 from rrr_lightning.data.prose import EmbeddedProse
+from rrr_lightning.data.splits import (
+    check_not_saved_to_disk,
+    choose_splits,
+    is_hidden,
+    is_ignored,
+    say_unused,
+    split_files,
+)
 from rrr_lightning.data.text_files import kind_of
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-USUAL_NAMES = ("val", "validation", "test")
+DATA_SUFFIXES = (".csv", ".tsv", ".xz", ".bz2", ".lz4", ".zip", ".tar", ".7z")
 Open = Callable[[str], Documents]
 
 
@@ -36,14 +44,15 @@ def open_documents(
     val_split: str | None,
     column: str,
     streaming: bool,
-) -> tuple[Documents, Documents | None]:
-    """Returns the documents of the training split and of the validation split, if there is one.
+) -> tuple[Documents, Documents | None, Documents | None]:
+    """Returns the documents of the training split, and of validation and test split if there.
 
     Args:
         source: `embedded`, a file (a training split), a folder of files, or a hub id.
         config: The configuration of a data set on the hub.
-        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders.
-        val_split: The same; None takes the first of val, validation and test.
+        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders;
+            `train` stands for any word for training.
+        val_split: The same; None for any word for validation, or else the test split.
         column: The column or key that holds the text.
         streaming: Whether files on the hub are to be read where they are.
 
@@ -54,11 +63,11 @@ def open_documents(
     if config is not None and (source == EMBEDDED or path.exists()):
         raise InputError("is for data sets on the hub", key="data.config", found=config)
     if source == EMBEDDED:
-        return EmbeddedProse("train"), EmbeddedProse("validation")
+        return EmbeddedProse("train"), EmbeddedProse("validation"), None
     if path.is_file():
         if kind_of(path.name) is None:
             raise InputError("unknown format", key="data.source", found=source, accepted=KINDS)
-        return FileDocuments([str(path)], column), None
+        return FileDocuments([str(path)], column), None, None
     if path.is_dir():
         names, open_split = _folder(path, train_split, val_split, column)
     elif HUB_ID.fullmatch(source) and kind_of(source) is None:
@@ -70,16 +79,10 @@ def open_documents(
             found=source,
             accepted="embedded, a file, a folder, or a hub id such as allenai/c4",
         )
-    for key, split in (("train_split", train_split), ("val_split", val_split)):
-        if split is not None and split not in names:
-            raise InputError(
-                f"{source} has no such split{did_you_mean(split, names)}",
-                key=f"data.{key}",
-                found=split,
-                accepted=", ".join(names),
-            )
-    val_split = val_split or next((name for name in USUAL_NAMES if name in names), None)
-    return open_split(train_split), open_split(val_split) if val_split else None
+    train, validation, test = choose_splits(names, source, train_split, val_split)
+    used = dict.fromkeys(split for split in (train, validation, test) if split)
+    parts = {split: open_split(split) for split in used}
+    return parts[train], parts.get(validation or ""), parts.get(test or "")
 
 
 def choose_documents(
@@ -107,7 +110,7 @@ def choose_documents(
         validation = TuningDocuments(whole, tuning_fraction, held_out=True)
     elif validation is None:
         raise InputError(
-            f"nothing to validate on: {train.name} has no split named val, validation or test",
+            f"nothing to validate on: {train.name} has no validation or test split",
             key="data.tuning_fraction",
             found=tuning_fraction,
             accepted="a fraction above 0 and below 1",
@@ -165,17 +168,26 @@ def _folder(
     folder: Path, train_split: str, val_split: str | None, column: str
 ) -> tuple[Sequence[str], Open]:
     """Files by split; all are training data where no name has anything to do with a split."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and kind_of(path.name))
-    names = [str(path.relative_to(folder)) for path in paths]
-    names = [name for name in names if not re.search(r"(^|/)\.", name)]
-    if not names:
+    check_not_saved_to_disk(folder)
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    files = [
+        path.as_posix()
+        for path in paths
+        if not is_ignored(path.name) and not any(is_hidden(part) for part in path.parts)
+    ]
+    if not any(map(kind_of, files)):
         raise InputError(
             "holds no text files", key="data.source", found=str(folder), accepted=KINDS
         )
-    splits: dict[str, list[str]] = {}
-    for split in dict.fromkeys((train_split, val_split or USUAL_NAMES[0], *USUAL_NAMES)):
-        found = [str(folder / name) for name in names if split in re.split(r"[-_./]", name)]
-        if found:
-            splits[split] = found
-    splits = splits or {train_split: [str(folder / name) for name in names]}
-    return list(splits), lambda split: FileDocuments(splits[split], column)
+    groups = split_files(files, (train_split, val_split))
+    rest = groups.pop(None, [])
+    other = [name for name in rest if not kind_of(name)]
+    for name in (name for found in groups.values() for name in found if not kind_of(name)):
+        raise InputError("unknown format", key="data.source", found=name, accepted=KINDS)
+    for name in (name for name in other if name.lower().endswith(DATA_SUFFIXES)):
+        raise InputError("unknown format", key="data.source", found=name, accepted=KINDS)
+    if not groups:
+        groups, rest = {train_split: [name for name in rest if kind_of(name)]}, other
+    say_unused(str(folder), rest)
+    splits = {split: [str(folder / name) for name in found] for split, found in groups.items()}
+    return [str(split) for split in splits], lambda split: FileDocuments(splits[split], column)

@@ -16,7 +16,7 @@ from rrr_lightning.data.image_cuts import FACTORS, Cut
 from rrr_lightning.data.image_decoding import decode, decode_jpeg, decoded_view
 from rrr_lightning.data.image_sets import SmallImages
 from rrr_lightning.data.image_sources import FolderImages
-from rrr_lightning.data.image_splits import open_splits
+from rrr_lightning.data.image_splits import ImageSplits
 from rrr_lightning.data.image_views import EvaluationView, TrainingView, View
 from rrr_lightning.errors import InputError
 from tests.data.pictures import pillow, saved, waves
@@ -142,8 +142,35 @@ def test_images_that_pillow_finds_suspiciously_large_are_left_to_it(
 
 
 def test_small_images_are_pillows_pixels_to_the_last_bit(cifar: Path) -> None:
-    source, _ = open_splits(str(cifar), "train", None, "image", "label")
+    source = ImageSplits(str(cifar), "train", None, "image", "label").train
     small = SmallImages(source, torch.arange(240), None)
     files = [Image.open(io.BytesIO(encoded)) for encoded in source.encoded(range(240))]
     expected = np.stack([np.asarray(file.convert("RGB")) for file in files])
     assert np.array_equal(small.decode().numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled(kind: str) -> None:
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    pixels = np.asarray(decode(saved(Image.fromarray(ramp), kind), name()))
+    assert np.array_equal(pixels[..., 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_32_bits_are_refused(dtype: Any) -> None:
+    encoded = saved(Image.fromarray(np.ones((4, 4), dtype)), "TIFF")
+    with pytest.raises(InputError, match=r"image 7, cat.jpg cannot be decoded .* 8 or 16 bits"):
+        decode(encoded, name())
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no image"])
+def test_no_image_is_named_without_an_address(encoded: bytes) -> None:
+    with pytest.raises(InputError, match=r"cat.jpg cannot be decoded") as caught:
+        decode(encoded, name())
+    assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_alpha_is_not_used(mode: str) -> None:
+    image = waves(8, 8).convert(mode)
+    assert np.array_equal(np.asarray(decode(saved(image, "PNG"), name())), image.convert("RGB"))

@@ -47,7 +47,9 @@ def test_bad_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refused(f"data.source: holds no images; found '{tmp_path}/cat'")
     make_folder(tmp_path, "cat/a.png")
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    refused(f"is not an image by its ending; found '{tmp_path}/cat/notes.txt'; accepted: .jpg")
+    refused(
+        f"is not an image by its ending; found '{tmp_path}/cat/notes.txt'; accepted: what Pillow"
+    )
 
     def deny(folder: Any) -> Any:
         raise PermissionError(13, "Permission denied")

@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.data.image_splits import open_splits
+from rrr_lightning.data.image_sources import ImageSource
+from rrr_lightning.data.image_splits import ImageSplits
 from rrr_lightning.errors import InputError
 from tests.data.test_image_sources import make_folder, table
 
 COLUMNS = ("image", "label")
+
+
+def open_splits(
+    source: str, train: str, validation: str | None, *columns: str
+) -> tuple[ImageSource, ImageSource | None]:
+    splits = ImageSplits(source, train, validation, columns[0], columns[1])
+    return splits.train, splits.validation
 
 
 def refused(source: object, *splits: str | None) -> str:

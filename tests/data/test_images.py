@@ -80,7 +80,7 @@ def test_tuning_images_come_from_train_by_key_and_test_keeps_the_rest(cifar: Pat
 def test_one_file_needs_a_tuning_fraction(cifar: Path) -> None:
     source = str(cifar / "test.parquet")
     data = ImageDataModule(source, global_batch_size=8, transform="cifar")
-    line = "data.tuning_fraction: .* has no split named val, validation or test to validate on"
+    line = "data.tuning_fraction: .* has no validation or test split to validate on"
     with pytest.raises(InputError, match=line):
         data.setup("fit")
     data = ImageDataModule(source, global_batch_size=8, transform="cifar", tuning_fraction=0.001)
@@ -88,7 +88,9 @@ def test_one_file_needs_a_tuning_fraction(cifar: Path) -> None:
         data.setup("fit")
     data = ImageDataModule(source, global_batch_size=8, transform="cifar", tuning_fraction=0.5)
     data.setup("test")
-    assert sum(len(labels) for _, labels in data.test_dataloader()) == 30
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 30
+    with pytest.raises(InputError, match=r"no test split with labels; .* or `validate`"):
+        data.test_dataloader()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

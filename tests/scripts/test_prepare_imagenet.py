@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rrr_lightning.data.image_sources import FolderImages
-from rrr_lightning.data.image_splits import open_splits
+from rrr_lightning.data.image_splits import ImageSplits
 from tests.data.pictures import waves
 from tests.scripts.loading import load_script
 
@@ -34,7 +34,7 @@ def test_images_become_smaller_in_their_order_and_what_is_done_is_kept(
     files = sorted((tmp_path / "out").glob("*.parquet"))
     assert len(files) == 3 + 1
     source = FolderImages(tmp_path / "in" / "train")
-    written, _ = open_splits(str(tmp_path / "out"), "train", None, "image", "label")
+    written = ImageSplits(str(tmp_path / "out"), "train", None, "image", "label").train
     assert written.class_names == source.class_names == ("ant", "bee")
     assert written.labels.tolist() == source.labels.tolist()
     pairs = zip(source.encoded(range(8)), written.encoded(range(8)), strict=True)
