@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,10 +80,16 @@ class TeacherProbe:
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         finally:
             trainer.state.stage = stage
-        self.run(trainer, batch)
+        self.run(trainer, batch, is_final=False)
 
-    def run(self, trainer: Trainer, batch: Any) -> None:
+    def run(self, trainer: Trainer, batch: Any, is_final: bool = True) -> None:
         """Runs every teacher once; does nothing from the second batch on.
+
+        Args:
+            trainer: The student's trainer.
+            batch: A batch.
+            is_final: False where the student's step may still turn the batch into what a teacher
+                takes: one that fails on it then waits for the next.
 
         Raises:
             InputError: Rows that are not [N, C] of the student's C, NaN or infinity, or an accuracy
@@ -90,7 +97,13 @@ class TeacherProbe:
         """
         teachers, self._waiting = self._waiting, []
         for teacher in teachers:
-            rows = _try(teacher, batch)
+            try:
+                rows = _try(teacher, batch)
+            except InputError:
+                if is_final:
+                    raise
+                self._waiting.append(teacher)
+                continue
             check_rows(rows, self._schema, teacher.key)
             self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
             self._judge(trainer, teacher, rows, _targets(batch, rows))
@@ -130,15 +143,39 @@ class TeacherProbe:
 
 def _try(teacher: Teacher, batch: Any) -> Tensor:
     """Returns a teacher's rows; whatever the network raises on its first batch is named."""
-    try:
+    with named_failures(teacher, batch):
         return teacher.rows(batch)
-    except RuntimeError as error:
+
+
+@contextmanager
+def named_failures(teacher: Teacher, batch: Any) -> Iterator[None]:
+    """Turns whatever a network raises on a batch into a line with what it was called with."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"the teacher {teacher.name!r} fails on a batch of the student ({error})",
+            f"the teacher {teacher.name!r} fails on a batch of the student ({reason})",
             key=teacher.key,
-            accepted="a network for such batches, or distillation.teacher_inputs; image statistics"
-            " (mean, std) of a teacher for images of 8-bit integers",
+            found=_shapes(batch),
+            accepted="a network for such batches, or distillation.teacher_inputs, a function from "
+            "the batch to the teacher's input that resizes images (torch.nn.functional.interpolate)"
+            ", cuts sequences or casts; image statistics (mean, std) of a teacher for images of "
+            "8-bit integers",
         ) from error
+
+
+def _shapes(batch: Any) -> str:
+    """The shapes and dtypes of what a teacher is called with by default."""
+    if isinstance(batch, Mapping):
+        return ", ".join(f"{name} {_shapes(value)}" for name, value in batch.items())
+    if isinstance(batch, tuple | list) and batch:
+        return _shapes(batch[0])
+    if isinstance(batch, Tensor):
+        return f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"
+    return type(batch).__name__
 
 
 def _targets(batch: Any, rows: Tensor) -> Tensor | None:
@@ -146,7 +183,7 @@ def _targets(batch: Any, rows: Tensor) -> Tensor | None:
     if rows.shape[1] == 1:  # scores: there are no classes
         return None
     if isinstance(batch, Mapping):
-        labels = batch.get("labels")
+        labels = batch.get("labels", batch.get("label"))
     else:
         labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
     if not isinstance(labels, Tensor):

@@ -52,10 +52,15 @@ class Source(Protocol):
     Attributes:
         meter: Runs the teachers.
         micro_batch: The number of the micro-batch within its step, told before each one.
+        is_stored: Whether the targets were written beforehand, from the batches as they come.
     """
 
     meter: TeacherMeter
     micro_batch: int
+    is_stored: bool
+
+    def names(self, teacher: int | None) -> str:
+        """Returns the names of those who teach, or of one of them, for a message."""
 
     def __call__(self, step: int, batch: Any) -> Answer | None:
         """Returns it, None where nothing is known of the step."""
@@ -73,6 +78,8 @@ class LiveTeachers:
         loss: From student and teacher rows [N, C] to their mean loss.
         pool: From the step to the teachers that run.
     """
+
+    is_stored = False
 
     def __init__(
         self, trainer: Trainer, teachers: Sequence[Teacher], loss: nn.Module, pool: TeacherPool
@@ -93,6 +100,11 @@ class LiveTeachers:
             top=lambda: rows.argmax(dim=1),
             teacher=drawn[0] if len(drawn) == 1 else None,
         )
+
+    def names(self, teacher: int | None) -> str:
+        """Returns the name of a teacher, or of all."""
+        chosen = self._teachers if teacher is None else [self._teachers[teacher]]
+        return ", ".join(f"the teacher {each.name!r}" for each in chosen)
 
     def taught_by(self) -> list[dict[str, Any]]:
         """Returns name, SHA-256 and cost ledger of the teachers."""
@@ -131,6 +143,8 @@ class StoredTargets:
         InputError: The loss needs more of a row than is stored.
     """
 
+    is_stored = True
+
     def __init__(self, trainer: Trainer, store: TargetStore, loss: nn.Module) -> None:
         self._store = store
         self._loss = loss_against(loss, store.plan.encoding)
@@ -154,6 +168,10 @@ class StoredTargets:
             top=lambda: targets.top_N,
             teacher=drawn[0] if len(drawn) == 1 else None,
         )
+
+    def names(self, teacher: int | None) -> str:
+        """Returns the folder."""
+        return f"the stored targets {str(self._store.folder)!r}"
 
     def taught_by(self) -> list[dict[str, Any]]:
         """Returns name, SHA-256 and cost ledger of the targets, and of those who gave them."""

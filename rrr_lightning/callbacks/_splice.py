@@ -2,16 +2,19 @@
 
 A Lightning callback has no hook that can change the loss, so `StepSplice` shadows `training_step`
 with an instance attribute: every strategy looks the method up at call time, inside autocast and
-inside its own forward redirection. `RowCapture` reads the output of one named sub-module while it
-is open. Where compilation would ignore a forward hook, the capture shadows what the compiler does
-look at.
+inside its own forward redirection. `RowCapture` reads the output of one named sub-module, and what
+the network around it was called with, while it is open. Where compilation would ignore a forward
+hook, the capture shadows what the compiler does look at.
+
+A module may be copied, pickled or scripted at any time. So hooks are there only while a step runs,
+and what is shadowed is copied and pickled as the owner's own method: a copy trains itself.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +25,9 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 _ABSENT = object()
 KEY = "distillation.student_logits"
+
+# From a network and the arguments of its call; called before it runs.
+OnInput = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 
 
 class Shadow:
@@ -42,6 +48,42 @@ class Shadow:
             setattr(self._owner, self._name, self._former)
 
 
+class _Method:
+    """A function that takes the place of a method; copied and pickled as the method itself."""
+
+    def __init__(self, owner: object, name: str, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As methods are pickled: the copy of the owner is there already, and has only its own.
+        return getattr, (self._owner, self._name)
+
+
+class _Hook:
+    """A forward hook; its copies do nothing."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _do_nothing_hook, ()
+
+
+def _do_nothing(*_: Any) -> None:
+    return None
+
+
+def _do_nothing_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
 class StepSplice:
     """Puts `around(inner, *args, **kwargs)` in the place of `module.training_step` until `remove`.
 
@@ -60,10 +102,11 @@ class StepSplice:
                 return inner(*args, **kwargs)
             return around(inner, *args, **kwargs)
 
+        method = _Method(module, "training_step", training_step)
         # Lightning follows one `__wrapped__` to see whether to pass `batch_idx`; a compiled step is
         # a wrapper itself, so point at the innermost function.
-        training_step.__wrapped__ = inspect.unwrap(inner)
-        self._shadow = Shadow(module, "training_step", training_step)
+        method.__wrapped__ = inspect.unwrap(inner)  # type: ignore[attr-defined]
+        self._shadow = Shadow(module, "training_step", method)
 
     def remove(self) -> None:
         """Restores the module's own step; safe to call twice."""
@@ -73,6 +116,8 @@ class StepSplice:
 
 class RowCapture:
     """Catches the output of the sub-module `name` of `module` between `open` and `close`.
+
+    The network is the outermost sub-module around it that runs; what it is called with is noted.
 
     Raises:
         InputError: From the constructor for an unknown name; from `close` when the sub-module did
@@ -89,43 +134,85 @@ class RowCapture:
                 found=name,
                 accepted=_some(names),
             )
-        self._name = name
         self.whose = f"the sub-module {name!r}"
+        parts = name.split(".")
+        self._names = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+        self._module = module
         self._caught: list[Any] = []
-        self._is_open = False
-        self._undo = self._attach(module, known[name])
+        self._undo: list[Callable[[], None]] = []
+        # Whether the network's call is compiled into a larger graph, where nothing else can run.
+        self.is_inside_graph = module._compiler_ctx is not None
+        # What the network was called with, where `is_inside_graph`.
+        self.calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
-    def _attach(self, module: LightningModule, target: nn.Module) -> Callable[[], None]:
-        if _inside_compiled(module, self._name):
-            return Shadow(target, "forward", self._wrap(target.forward)).undo
-        if target._compiled_call_impl is not None:
-            compiled = self._wrap(target._compiled_call_impl)
-            return Shadow(target, "_compiled_call_impl", compiled).undo
-        return target.register_forward_hook(self._hook).remove
+    def open(self, on_input: OnInput | None = None) -> None:
+        """Starts to catch.
 
-    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            output = function(*args, **kwargs)
-            if self._is_open:
-                self._caught.append(output)
+        Args:
+            on_input: Called with the network and its arguments, once, before the network runs;
+                not inside a compiled graph, where `calls` has them afterwards.
+        """
+        self.abandon()
+        waiting = [on_input]
+
+        def before(network: nn.Module, args: Any, kwargs: Any) -> None:
+            if waiting and (function := waiting.pop()) is not None:
+                function(network, args, kwargs)
+
+        for name in self._names:
+            target = self._module.get_submodule(name)
+            after = self._caught.append if name == self._names[-1] else None
+            if _inside_compiled(self._module, name):
+                self._shadow_forward(target, after)
+            elif target._compiled_call_impl is not None:
+                self._shadow_compiled(target, before, after)
+            else:
+                self._hook(target, before, after)
+
+    def _hook(self, target: nn.Module, before: OnInput, after: Callable[[Any], None] | None) -> None:
+        handle = target.register_forward_pre_hook(_Hook(before), with_kwargs=True)
+        self._undo.append(handle.remove)
+        if after is not None:
+            caught = _Hook(lambda _module, _inputs, output: after(output))
+            self._undo.append(target.register_forward_hook(caught).remove)
+
+    def _shadow_compiled(
+        self, target: nn.Module, before: OnInput, after: Callable[[Any], None] | None
+    ) -> None:
+        compiled: Any = target._compiled_call_impl
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before(target, args, kwargs)
+            output = compiled(*args, **kwargs)
+            if after is not None:
+                after(output)
             return output
 
-        return forward
+        self._undo.append(Shadow(target, "_compiled_call_impl", call).undo)
 
-    def _hook(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        if self._is_open:
-            self._caught.append(output)
+    def _shadow_forward(self, target: nn.Module, after: Callable[[Any], None] | None) -> None:
+        function = target.forward
+        calls = self.calls if self.is_inside_graph else None
+        if calls is None and after is None:
+            return  # the network around it is seen from outside
 
-    def open(self) -> None:
-        """Starts to catch."""
-        self._caught.clear()
-        self._is_open = True
+        @functools.wraps(function)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if calls is not None:
+                calls.append((target, args, kwargs))
+            output = function(*args, **kwargs)
+            if after is not None:
+                after(output)
+            return output
+
+        self._undo.append(Shadow(target, "forward", forward).undo)
 
     def abandon(self) -> None:
-        """Stops to catch and forgets what was caught."""
-        self._is_open = False
+        """Stops to catch, forgets what was caught, and leaves the sub-modules as they were."""
+        while self._undo:
+            self._undo.pop()()
         self._caught.clear()
+        self.calls.clear()
 
     def close(self) -> Any:
         """Stops to catch and returns the output of the sub-module, with its graph."""
@@ -140,10 +227,30 @@ class RowCapture:
             )
         return caught[0]
 
-    def remove(self) -> None:
-        """Leaves the sub-module as it was; safe to call twice."""
-        self.abandon()
-        self._undo()
+
+class FirstCall:
+    """Notes what the first sub-module with parameters that runs is called with, while it is open.
+
+    Sub-modules inside a compiled graph are not seen.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self.call: tuple[nn.Module, tuple[Any, ...], Mapping[str, Any]] | None = None
+        self._handles = [
+            part.register_forward_pre_hook(_Hook(self._note), with_kwargs=True)
+            for name, part in module.named_modules()
+            if name and any(True for _ in part.parameters())
+            if part._compiled_call_impl is None and not _inside_compiled(module, name)
+        ]
+
+    def _note(self, network: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.call is None:
+            self.call = network, args, kwargs
+
+    def close(self) -> None:
+        """Leaves the module as it was."""
+        for handle in self._handles:
+            handle.remove()
 
 
 def _inside_compiled(module: LightningModule, name: str) -> bool:

@@ -13,6 +13,7 @@ callback never draws from a generator. A folder of stored targets can take the t
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,14 +38,17 @@ from rrr_lightning.callbacks._settings import (
 from rrr_lightning.callbacks._sources import LiveTeachers, Source, StoredTargets, TeacherMeter
 from rrr_lightning.callbacks._splice import RowCapture, StepSplice
 from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
+from rrr_lightning.callbacks._student_input import StudentInput
 from rrr_lightning.callbacks._teachers import load_teachers, match_teachers, place_teachers
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.sparse_losses import loss_against
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.base import StudentModule
 
 DEFAULT_SCHEDULE = DistillationSchedule()
 DEFAULT_POOL = TeacherPool()
@@ -186,8 +190,18 @@ class DistillationCallback(Callback):
         else:
             self._source = self._place(trainer, pl_module)
         self._source.meter = self.meter
-        self._step = DistilledStep(trainer, pl_module, self._source, self.schedule, self._capture)
+        self._step = DistilledStep(
+            trainer, pl_module, self._source, self.schedule, self._capture, self._input(pl_module)
+        )
+        if self._probe is not None:
+            self._step.before_first = functools.partial(self._probe.run, trainer)
         self._splice = StepSplice(pl_module, self._step)
+
+    def _input(self, module: LightningModule) -> StudentInput | None:
+        if self.teacher_inputs is not None:
+            return None
+        schema = module.schema() if isinstance(module, StudentModule) else RowSchema()
+        return StudentInput(self.teachers, schema.normalization is not None)
 
     def _place(self, trainer: Trainer, pl_module: LightningModule) -> LiveTeachers:
         # Again, as the data module may have told the module its class names since.
@@ -212,7 +226,7 @@ class DistillationCallback(Callback):
     ) -> None:
         """Tries the teachers on the first validation batch, which the sanity check brings."""
         if self._probe is not None:
-            self._probe.run(trainer, batch)
+            self._probe.run(trainer, batch, is_final=False)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -224,7 +238,7 @@ class DistillationCallback(Callback):
         if self.schedule.is_over(trainer.global_step, self._total_steps):
             self._release(f"distillation is over at step {trainer.global_step}")
         elif self._probe is not None:
-            self._probe.run(trainer, batch)
+            self._probe.run(trainer, batch, is_final=False)
 
     # ------------------------------------------------------------------------------ every step
 
@@ -256,7 +270,7 @@ class DistillationCallback(Callback):
         if self._splice is not None:
             self._splice.remove()
         if self._capture is not None:
-            self._capture.remove()
+            self._capture.abandon()
         self._probe = self._source = self._capture = self._step = self._splice = None
         if self._store is not None:
             self._store.close()

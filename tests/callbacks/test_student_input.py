@@ -1,0 +1,156 @@
+"""The teachers see what the student's network was called with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.distillation.losses import KLDivergence
+from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.errors import InputError
+from tests.callbacks.foreign import Foreign, fit, make_module, make_trainer
+
+CLASSES, SIZE, VOCABULARY, LENGTH = 5, 8, 23, 6
+
+
+def permuted(x: Tensor) -> Tensor:
+    return x[torch.randperm(len(x))]
+
+
+def mixed(x: Tensor) -> Tensor:
+    return 0.6 * x + 0.4 * permuted(x)
+
+
+def cut_mixed(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[..., 2:5, 1:6] = permuted(x)[..., 2:5, 1:6]
+    return x
+
+
+def cropped(x: Tensor) -> Tensor:
+    return x[..., 1:-1, 2:]
+
+
+def subset(x: Tensor) -> Tensor:
+    return x[: len(x) // 2]
+
+
+def changed_in_place(x: Tensor) -> Tensor:
+    return x.mul_(torch.linspace(0.5, 2, len(x)).view(-1, 1, 1, 1))
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+class ImageNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images.to(self.head.weight.dtype)).relu()
+        rows: Tensor = self.head(features.mean((2, 3)) * 4)
+        return rows
+
+
+class Changing(Foreign):
+    """Changes its images in the step; the labels do not matter at rate 0."""
+
+    change: Any = staticmethod(unchanged)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ImageNet()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images = self.change(batch[0])
+        logits = self.net(images)
+        return nn.functional.cross_entropy(logits, batch[1][: len(images)])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class Logged(Callback):
+    """The values that the callback logs."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.agreements: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["train/distillation_loss"]))
+        self.agreements.append(float(trainer.callback_metrics["train/agreement"]))
+
+
+def images(dtype: torch.dtype = torch.float32) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (32, 3, SIZE, SIZE), generator=generator)
+    values = pixels.to(dtype) if dtype == torch.uint8 else (pixels / 64 - 2).to(dtype)
+    return DataLoader(TensorDataset(values, torch.arange(32) % CLASSES), batch_size=8)
+
+
+def copy_of(network: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(network)
+
+
+def distilled(module: Any, teacher: nn.Module, loader: Any, **kwargs: Any) -> Logged:
+    logged = Logged()
+    kwargs = {"student_logits": "net", **kwargs}
+    callback = DistillationCallback(
+        [teacher], loss=KLDivergence(1.0), schedule=DistillationSchedule(until=1.0), **kwargs
+    )
+    make_trainer(3, [callback, logged]).fit(module, loader)
+    return logged
+
+
+def assert_the_same(logged: Logged) -> None:
+    assert len(logged.losses) == 3
+    assert logged.losses == pytest.approx([0.0] * 3, abs=1e-6)
+    assert logged.agreements == [1.0] * 3
+
+
+CHANGES = [
+    unchanged,
+    permuted,
+    mixed,
+    cut_mixed,
+    cropped,
+    subset,
+    changed_in_place,
+    Tensor.double,
+    Tensor.bfloat16,
+]
+
+
+@pytest.mark.parametrize("name", ["net", "net.head"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_teacher_that_is_the_student_agrees_whatever_the_step_does_to_the_images(
+    change: Any, compiled: bool, name: str
+) -> None:
+    module = make_module(Changing)
+    module.change = change
+    teacher = copy_of(module.net)
+    if compiled:
+        torch._dynamo.reset()
+        module.net.compile(backend="eager")
+    assert_the_same(distilled(module, teacher, images(), student_logits=name))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.float16])
+def test_the_teacher_gets_the_dtype_that_the_step_makes(dtype: torch.dtype) -> None:
+    module = make_module(Changing)
+    module.net = nn.Sequential(nn.Conv2d(3, CLASSES, SIZE), nn.Flatten())
+    module.change = lambda x: x.float() / 4
+    assert_the_same(distilled(module, copy_of(module.net), images(dtype)))
