@@ -169,7 +169,9 @@ class RowCapture:
             else:
                 self._hook(target, before, after)
 
-    def _hook(self, target: nn.Module, before: OnInput, after: Callable[[Any], None] | None) -> None:
+    def _hook(
+        self, target: nn.Module, before: OnInput, after: Callable[[Any], None] | None
+    ) -> None:
         handle = target.register_forward_pre_hook(_Hook(before), with_kwargs=True)
         self._undo.append(handle.remove)
         if after is not None:

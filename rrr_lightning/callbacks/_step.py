@@ -141,8 +141,7 @@ class DistilledStep:
     def _run(
         self, step: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Tensor | None, Answer | None]:
-        """Returns what the step returned, the student's rows, None where there is no loss, and what
-        the teachers said.
+        """Returns what the step returned, the student's rows (None without loss), and the answer.
 
         They are asked right before the student's network runs, so that their activations are gone
         before the student's exist.

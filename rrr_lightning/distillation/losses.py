@@ -55,6 +55,8 @@ def kl_divergence(
         log_p = F.log_softmax(teacher.float() / temperature, dim=1)
         if direction == "reverse":
             log_p, log_q = log_q, log_p
+        # 0 log 0 is 0, for a class that the logits -inf rule out.
+        log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
         total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
         return total * (temperature**2 / max(len(student), 1))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -14,9 +16,9 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.errors import InputError
-from tests.callbacks.foreign import Foreign, fit, make_module, make_trainer
+from tests.callbacks.foreign import Foreign, make_module, make_trainer
 
-CLASSES, SIZE, VOCABULARY, LENGTH = 5, 8, 23, 6
+CLASSES, SIZE = 5, 8
 
 
 def permuted(x: Tensor) -> Tensor:
@@ -99,8 +101,6 @@ def images(dtype: torch.dtype = torch.float32) -> DataLoader[Any]:
 
 
 def copy_of(network: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(network)
 
 
@@ -154,3 +154,55 @@ def test_the_teacher_gets_the_dtype_that_the_step_makes(dtype: torch.dtype) -> N
     module.net = nn.Sequential(nn.Conv2d(3, CLASSES, SIZE), nn.Flatten())
     module.change = lambda x: x.float() / 4
     assert_the_same(distilled(module, copy_of(module.net), images(dtype)))
+
+
+class Returning(Changing):
+    """Returns its logits, so that its network has no name."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(self.change(batch[0]))
+        return {"loss": nn.functional.cross_entropy(logits, batch[1]), "logits": logits}
+
+
+@pytest.mark.parametrize("change", [permuted, mixed, cropped])
+def test_a_step_whose_network_is_not_known_is_refused_where_it_changes_the_batch(
+    change: Any,
+) -> None:
+    module = make_module(Returning)
+    module.change = change
+    with pytest.raises(InputError, match=r"changes the batch.*distillation.teacher_inputs"):
+        distilled(module, copy_of(module.net), images(), student_logits=None)
+
+
+def test_a_step_whose_network_is_not_known_may_leave_the_batch_alone() -> None:
+    module = make_module(Returning)
+    assert_the_same(distilled(module, copy_of(module.net), images(), student_logits=None))
+
+
+class Copies(Callback):
+    """Copies and pickles the module after the first step."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if args[-1] == 0:
+            self.copies = [copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))]
+            self.pickled = pickle.dumps(pl_module)
+            self.scripted = torch.jit.script(pl_module.net)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.parametrize("name", ["net", "net.head"])
+def test_copies_made_during_a_run_train_themselves(name: str) -> None:
+    module, copies = make_module(Changing), Copies()
+    callback = DistillationCallback([copy_of(module.net)], student_logits=name)
+    make_trainer(2, [callback, copies]).fit(module, images())
+    assert b"rrr_lightning" not in copies.pickled
+    before = [parameter.clone() for parameter in module.parameters()]
+    batch = next(iter(images()))
+    for copied in copies.copies:
+        assert copied.training_step.__self__ is copied
+        copied.log = lambda *_, **__: None
+        copied.training_step(batch, 0).backward()
+        assert all(parameter.grad is not None for parameter in copied.parameters())
+        torch.optim.SGD(copied.parameters(), lr=1.0).step()
+    assert all(map(torch.equal, before, module.parameters()))
+    assert copies.scripted(batch[0]).shape == (8, CLASSES)

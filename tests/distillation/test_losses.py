@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -271,3 +272,15 @@ def test_examples_in_the_documentation_hold() -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0
     assert found.failed == 0
+
+
+@pytest.mark.parametrize("loss", [KLDivergence(), KLDivergence(1.0), SoftCrossEntropy()])
+def test_a_class_that_the_teacher_rules_out_costs_nothing_of_its_own(loss: Any) -> None:
+    student = torch.tensor([[0.3, -1.0, 0.5], [1.0, 0.0, 2.0]], requires_grad=True)
+    teacher = torch.tensor([[0.1, -math.inf, 1.0], [-math.inf, 0.5, -math.inf]])
+    value = loss(student, teacher)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    torch.testing.assert_close(value, loss(student, teacher.clamp(min=-1e4)))
