@@ -41,8 +41,9 @@ MAY_IMPORT = {
         "checkpointing",
         "metrics_file",
     },
-    "study": {"errors", "files", "jobs", "metrics_file"},
-    "export": {"__version__", "errors", "files", "distillation", "models", "data"},
+    "study": {"errors", "files", "distillation", "jobs", "metrics_file"},
+    "model_card": {"__version__", "models"},
+    "export": {"errors", "files", "distillation", "models", "data", "model_card"},
 }
 SEE_ALL = {"cli", "commands", "__main__", "targets"}
 # `distillation/` is the method alone: torch, and a reader of tensor files.

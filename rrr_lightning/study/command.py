@@ -5,7 +5,7 @@
     rrr study report FILE --out FOLDER    reports on what has finished
     rrr study advise FILE --out FOLDER    what a distilled step would cost on this machine
 
-Run again, `run` goes on where it stopped; of finished work it says `0 jobs run`.
+Run again, `run` resumes where it stopped; of finished work it says `0 jobs run`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import sys
 
 from rrr_lightning.jobs import find_places
 from rrr_lightning.jobs.places import slurm_parameters
-from rrr_lightning.study.advise import advise
-from rrr_lightning.study.listing import list_hours, list_runs
+from rrr_lightning.study.advise import advise, list_hours, list_runs
 from rrr_lightning.study.run import open_study, report, run_study, timed
 
 
@@ -30,13 +29,13 @@ def act(args: argparse.Namespace) -> bool:
         report(opened)
         return True
     if args.action == "plan":
-        sys.stdout.write(list_runs(opened.runs, opened.records))
+        sys.stdout.write(list_runs(opened.runs, opened.results))
         if args.untimed:
             return True
     timings = timed(opened, find_places(args.devices, slurm))
     if args.action == "plan":
-        judged = opened.study.quality.command is not None
-        sys.stdout.write(list_hours(opened.runs, opened.records, timings, judged))
+        evaluated = opened.study.quality.command is not None
+        sys.stdout.write(list_hours(opened.runs, opened.results, timings, evaluated))
     else:
         sys.stdout.write(advise(opened.study, opened.runs, timings))
     return True

@@ -7,33 +7,86 @@ teacher of the study in `distillation.teachers`: `longer` stands for one run per
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.files import read_yaml
-from rrr_lightning.study.overlays import (
-    PLACES,
+from rrr_lightning.study.config import (
     Config,
-    check_free,
-    check_paired,
-    digest,
-    lay_over,
+    Study,
+    TeacherRuns,
+    find_shipped,
+    merge,
+    student_run,
+    teacher_run,
     value_at,
-    without,
 )
-from rrr_lightning.study.settings import Study, TeacherRuns, student_run, teacher_run
-from rrr_lightning.study.study_file import find_shipped
 
 EACH = "each"
+MISSING = object()
 TEACHERS = "distillation.teachers"
-LAST_VALIDATION = "rrr_lightning.study.last_validation.LastValidation"
+LAST_VALIDATION = "rrr_lightning.study.worker.LastValidation"
+# Its name in records: fingerprints must stay the same wherever the class is.
+_IN_FINGERPRINTS = "rrr_lightning.study.last_validation.LastValidation"
+
+# What arms may differ in: how a network learns from its batches. All else is the same in all arms,
+# so that runs of one seed share initial weights, data, order, masks and augmentation, and are
+# evaluated alike. An entry also covers everything under it.
+MAY_DIFFER = (
+    "distillation",
+    "optimizer",
+    "lr_scheduler",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    *(
+        f"model.init_args.{name}"
+        for name in (
+            "learning_rate",
+            "lr",
+            "momentum",
+            "betas",
+            "epsilon",
+            "weight_decay",
+            "decay_vectors",
+            "warmup_steps",
+            "warmup_fraction",
+            "label_smoothing",
+            "optimizer",
+            "lr_scheduler",
+            "compile_network",
+            "channels_last",
+        )
+    ),
+)
+# What the study sets itself, from the key on the right.
+SET_BY_STUDY = {
+    "trainer.max_steps": "durations",
+    "trainer.default_root_dir": "--out",
+    "seed_everything": "seeds",
+}
+# Where a run takes place, not what it computes.
+MACHINE_KEYS = (
+    "data.init_args.source",
+    "data.init_args.cache_dir",
+    "data.init_args.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+)
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training run of a study.
 
     Attributes:
@@ -67,19 +120,25 @@ class Run:
 
     @property
     def settings(self) -> Config:
-        """The configuration without what is a matter of the machine; teachers by their names."""
-        settings = without(self.config, PLACES)
+        """The configuration without what depends on the machine; teachers by their names."""
+        settings = without(self.config, MACHINE_KEYS)
+        settings["trainer"]["callbacks"][-1] = {"class_path": _IN_FINGERPRINTS}
         if self.teachers:
             settings["distillation"]["teachers"] = list(self.pool)
         return settings
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run leaves its network."""
-        return _checkpoint(self.folder)
+        """The run's last checkpoint."""
+        return checkpoint_in(self.folder)
 
 
-def make_plan(study: Study, home: Path, data: str | None = None) -> tuple[Run, ...]:
+def checkpoint_in(folder: Path) -> Path:
+    """Returns the path of the last checkpoint of a run folder."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def make_plan(study: Study, home: Path, data: str | None = None) -> tuple[PlannedRun, ...]:
     """Plans the runs of a study, in an order in which they can run.
 
     Args:
@@ -101,31 +160,28 @@ class _Planner:
         self.study = study
         self.home = home
         self.data = data
-        self.made: dict[str, Run] = {}
-        self.open: list[str] = []
+        self.made: dict[str, PlannedRun] = {}
+        self.ancestors: list[str] = []
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[PlannedRun]:
         study = self.study
         check_free(study.overlay, "overlay")
-        base = lay_over(self._base(study.base, "base"), study.overlay)
+        base = merge(self._base(study.base, "base"), study.overlay)
         arms = {}
         for name, arm in study.arms.items():
             check_free(arm.overlay, f"arms.{name}.overlay")
-            arms[name] = lay_over(base, arm.overlay)
+            arms[name] = merge(base, arm.overlay)
         check_paired(arms)
         students = [
             self._run(name, "student", steps, study.seeds, seed, config)
             for seed in study.seeds
             for name, config in arms.items()
-            for steps in sorted(study.durations_of(name))
+            for steps in study.durations_of(name)
         ]
         for name in study.teachers:
-            if not any(run.kind == name for run in self.made.values()):
-                raise InputError(
-                    "no arm learns from this teacher",
-                    key=f"teachers.{name}",
-                    accepted=f"{name} in an arm's distillation.teachers, or no such teacher",
-                )
+            used = any(run.kind == name for run in self.made.values())
+            accepted = f"{name} in an arm's distillation.teachers, or no such teacher"
+            check(used, f"teachers.{name}", None, accepted, "no arm learns from this teacher")
         yield from self.made.values()
         yield from students
 
@@ -133,9 +189,8 @@ class _Planner:
         config: Config = {}
         for name in names:
             content = read_yaml(find_shipped(name, key), key)
-            if not isinstance(content, dict):
-                raise InputError("is no configuration", key=key, found=name)
-            config = lay_over(config, content)
+            check(isinstance(content, dict), key, name, "key: value", "is no configuration")
+            config = merge(config, content)
         return config
 
     def _run(
@@ -146,33 +201,35 @@ class _Planner:
         seeds: Sequence[int],
         seed: int,
         config: Config,
-    ) -> Run:
+    ) -> PlannedRun:
         is_student = role == "student"
         name = student_run(kind, steps, seed) if is_student else teacher_run(kind, seed)
         key = f"{'arms' if is_student else 'teachers'}.{kind}"
         _check_warmup(config, steps, key)
         specs, runs = self._teachers(config, seeds.index(seed), key)
         if specs:
-            config = lay_over(config, {"distillation": {"teachers": specs}})
+            config = merge(config, {"distillation": {"teachers": specs}})
         folder = self.home / "runs" / name
-        config = lay_over(config, _ours(config, steps, seed, folder))
+        config = merge(config, _ours(config, steps, seed, folder))
         if self.data is not None:
-            config = lay_over(config, {"data": {"init_args": {"source": self.data}}})
+            config = merge(config, {"data": {"init_args": {"source": self.data}}})
         quality = self.study.quality
-        judged = (quality.metric, quality.command, quality.key) if is_student else None
+        evaluated = (quality.metric, quality.command, quality.key) if is_student else None
         names = {str(run.checkpoint): run.name for run in runs}
         pool = tuple(names.get(str(spec), str(spec)) for spec in specs)
         teachers = tuple(dict.fromkeys(names.values()))
-        run = Run(name, kind, role, steps, seed, folder, config, pool, teachers, "")
-        lessons = [each.fingerprint for each in runs]
-        return replace(run, fingerprint=digest([run.settings, judged, lessons]))
+        run = PlannedRun(name, kind, role, steps, seed, folder, config, pool, teachers, "")
+        fingerprint = digest([run.settings, evaluated, [each.fingerprint for each in runs]])
+        return replace(run, fingerprint=fingerprint)
 
-    def _teachers(self, config: Config, position: int, key: str) -> tuple[list[Any], list[Run]]:
+    def _teachers(
+        self, config: Config, position: int, key: str
+    ) -> tuple[list[Any], list[PlannedRun]]:
         """Returns the specs of a run's teachers, and the runs of the study among them."""
-        told = value_at(config, TEACHERS) or []
+        listed = value_at(config, TEACHERS) or []
         specs: list[Any] = []
-        runs: list[Run] = []
-        for spec in told if isinstance(told, list) else [told]:
+        runs: list[PlannedRun] = []
+        for spec in listed if isinstance(listed, list) else [listed]:
             name, _, which = spec.partition("/") if isinstance(spec, str) else ("", "", "")
             teacher = self.study.teachers.get(name)
             if teacher is None:
@@ -183,21 +240,21 @@ class _Planner:
                 specs.append(str(runs[-1].checkpoint))
         return specs, runs
 
-    def _teacher(self, name: str, teacher: TeacherRuns, seed: int) -> Run:
+    def _teacher(self, name: str, teacher: TeacherRuns, seed: int) -> PlannedRun:
         full = teacher_run(name, seed)
         if full in self.made:
             return self.made[full]
-        if name in self.open:
-            raise InputError(
-                "is its own teacher", key=f"teachers.{name}", found=" <- ".join([*self.open, name])
+        if name in self.ancestors:
+            refuse(
+                f"teachers.{name}", " <- ".join([*self.ancestors, name]), None, "is its own teacher"
             )
-        self.open.append(name)
+        self.ancestors.append(name)
         key = f"teachers.{name}"
         check_free(teacher.overlay, f"{key}.overlay")
         base = self._base(teacher.base or self.study.base, f"{key}.base")
-        config = lay_over(lay_over(base, self.study.overlay), teacher.overlay)
+        config = merge(merge(base, self.study.overlay), teacher.overlay)
         run = self._run(name, "teacher", teacher.steps, teacher.seeds, seed, config)
-        self.open.pop()
+        self.ancestors.pop()
         self.made[full] = run
         return run
 
@@ -207,25 +264,17 @@ def _chosen(
 ) -> tuple[int, ...]:
     """Returns the seeds of the teacher runs that a spec stands for.
 
-    Args:
-        teacher: The teacher.
-        which: What the spec says after the name.
-        position: Of the student's seed among the seeds of its like.
-        key: The config key for messages.
-        spec: The whole spec.
+    `which` is what the spec says after the name, `position` that of the student's seed among the
+    seeds of its arm.
     """
     if not which:
         return teacher.seeds
     if which == EACH:
         return (teacher.seeds[position % len(teacher.seeds)],)
-    if which.isdecimal() and int(which) in teacher.seeds:
-        return (int(which),)
-    raise InputError(
-        "no such run of the teacher",
-        key=key,
-        found=spec,
-        accepted=f"{', '.join([EACH, *map(str, teacher.seeds)])}, or nothing after the name",
-    )
+    accepted = f"{', '.join([EACH, *map(str, teacher.seeds)])}, or nothing after the name"
+    known = which.isdecimal() and int(which) in teacher.seeds
+    check(known, key, spec, accepted, "no such run of the teacher")
+    return (int(which),)
 
 
 def _ours(config: Config, steps: int, seed: int, folder: Path) -> Config:
@@ -244,17 +293,72 @@ def _ours(config: Config, steps: int, seed: int, folder: Path) -> Config:
     }
 
 
-def _checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
-
-
 def _check_warmup(config: Config, steps: int, key: str) -> None:
     """Refuses a run that would end while it warms up: steps of warm-up are not scaled."""
     warmup = value_at(config, "model.init_args.warmup_steps")
-    if isinstance(warmup, int) and warmup >= steps:
-        raise InputError(
-            f"a run of {steps} steps would end in its warm-up of {warmup}, which is not scaled",
-            key=f"{key}.model.init_args.warmup_steps",
-            found=warmup,
-            accepted="longer durations, or warmup_fraction, which follows them",
-        )
+    what = f"a run of {steps} steps would end in its warm-up of {warmup}, which is not scaled"
+    accepted = "longer durations, or warmup_fraction, which follows them"
+    ends_after = not isinstance(warmup, int) or warmup < steps
+    check(ends_after, f"{key}.model.init_args.warmup_steps", warmup, accepted, what)
+
+
+def check_free(overlay: Mapping[str, Any], key: str) -> None:
+    """Refuses an overlay that sets what the study sets."""
+    for path, setter in SET_BY_STUDY.items():
+        found = value_at(overlay, path, MISSING)
+        if found is not MISSING:
+            what = f"{path} is set by {setter} of the study"
+            refuse(f"{key}.{path}", found, "nothing here", what)
+
+
+def check_paired(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses arms whose runs would not be paired: the first configuration is the baseline's.
+
+    Raises:
+        InputError: An arm differs from it in something that all have to share.
+    """
+    (first, baseline), *others = configs.items()
+    ours = _shared(baseline)
+    for name, config in others:
+        theirs = _shared(config)
+        for where in sorted({**ours, **theirs}):
+            if ours.get(where) == theirs.get(where):
+                continue
+            raise InputError(
+                f"breaks the paired comparison: {first} has {ours.get(where)!r}, and arms share "
+                "weights, data, order and augmentation, and are evaluated alike",
+                key=f"arms.{name}.overlay.{where}",
+                found=theirs.get(where),
+                accepted="the same in all arms, best in the study's own overlay; arms may differ "
+                "in distillation, optimizer and compilation",
+            )
+
+
+def _shared(config: Mapping[str, Any]) -> Config:
+    """Returns by path what all arms share; a section that is empty is as good as none."""
+    return {path: value for path, value in leaves(without(config, MAY_DIFFER)) if value != {}}
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the paths of a configuration and what is there."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def without(config: Mapping[str, Any], paths: Sequence[str]) -> Config:
+    """Returns a configuration without some paths."""
+    result: Config = copy.deepcopy(dict(config))
+    for path in paths:
+        *outer, last = path.split(".")
+        inner = value_at(result, ".".join(outer)) if outer else result
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+    return result
+
+
+def digest(content: Any) -> str:
+    """Returns the SHA-256 of plain types, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

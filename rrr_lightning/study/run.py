@@ -1,84 +1,93 @@
-"""The whole way: plan, timed steps, jobs, records, report; the same call goes on after a stop."""
+"""From a study file to its report: plan, timed steps, jobs, results; the same call resumes.
+
+`study.json` says which study an output folder is of. A later call may add arms, durations, seeds
+and teachers; anything else that differs is refused, above all the quality target and the headline
+cell, which are fixed before the runs. Records are not read without it, as they do not have target
+and headline. A record, not a job's marker, says that a run has finished: the next call makes its
+jobs of whatever has no record yet.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.files import read_json
-from rrr_lightning.jobs import Outcome, Places, find_places, run_jobs
+from rrr_lightning.jobs import Job, Outcome, Places, find_places, run_jobs
 from rrr_lightning.jobs.display import duration
-from rrr_lightning.study import folder
-from rrr_lightning.study.batches import make_jobs, runs_to_do
-from rrr_lightning.study.checks import readable
-from rrr_lightning.study.pilot import FOLDER as PILOT
-from rrr_lightning.study.pilot import Timing, time_runs
-from rrr_lightning.study.plan import Run, make_plan
-from rrr_lightning.study.points import Point, StudyDesign
-from rrr_lightning.study.records import (
-    LEDGER,
-    Record,
-    machine,
-    make_design,
-    make_points,
-    read_records,
-)
-from rrr_lightning.study.report import write_report
-from rrr_lightning.study.settings import Study
-from rrr_lightning.study.study_file import read_study
-from rrr_lightning.study.tuning import write_ranking
-from rrr_lightning.study.words import CLOCKS
+from rrr_lightning.jobs.process import MARKER, write_json
+from rrr_lightning.study.advise import FOLDER as PILOT
+from rrr_lightning.study.advise import Timing, time_runs
+from rrr_lightning.study.comparison import analyse
+from rrr_lightning.study.config import Quality, Study, read_study
+from rrr_lightning.study.plan import PlannedRun, make_plan
+from rrr_lightning.study.plots import draw
+from rrr_lightning.study.report import COST_METRIC_NAMES, write_ranking, write_report
+from rrr_lightning.study.results import FOLDER as RECORDS
+from rrr_lightning.study.results import LEDGER, Result, comparable, machine, read_results
 
+NAME = "study.json"
+BATCH = "batch.json"
 PICTURES = "\n!["
+START_SECONDS = 15.0
+# A batch is long enough to make the start of Python small, short enough to keep all devices busy.
+LEAST_SECONDS, MOST_SECONDS = 40.0, 600.0
+JOBS_PER_PLACE = 3
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A study in its folder.
+class StudyFolder:
+    """A study in its output folder.
 
     Attributes:
         name: Its name in reports.
         study: The study.
         home: Its folder.
         runs: All runs, in an order in which they can run.
-        records: Records of those that have finished.
+        results: Those that have finished, by name.
     """
 
     name: str
     study: Study
     home: Path
-    runs: tuple[Run, ...]
-    records: Mapping[str, Record]
+    runs: tuple[PlannedRun, ...]
+    results: Mapping[str, Result]
+
+    @property
+    def students(self) -> list[Result]:
+        """The results of students."""
+        return [result for result in self.results.values() if result.role == "student"]
 
 
 def open_study(
     file: str, out: str | Path, data: str | None = None, quality_data: str | None = None
-) -> Opened:
-    """Reads a study file and what its folder holds.
+) -> StudyFolder:
+    """Reads a study file and the results in its folder.
 
     Args:
         file: The study file, or the name of a shipped one.
-        out: The output folder; it need not be there.
+        out: The output folder; it need not exist.
         data: Where the data are, over what the configurations say.
-        quality_data: What the command that judges runs judges on, likewise.
+        quality_data: Data for the command that evaluates runs, likewise.
 
     Raises:
-        InputError: Something in the file is wrong, or the folder is not its own.
+        InputError: Something in the file is wrong, or the folder belongs to another study.
     """
     study = read_study(file, quality_data)
     home = Path(out).expanduser().absolute()
     runs = make_plan(study, home, data)
-    folder.check(study, home)
-    return Opened(Path(file).stem, study, home, runs, read_records(home, runs))
+    check_folder(study, home)
+    return StudyFolder(Path(file).stem, study, home, runs, read_results(home, runs))
 
 
 def run_study(
-    opened: Opened,
+    opened: StudyFolder,
     devices: str = "auto",
     slurm: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
@@ -95,7 +104,7 @@ def run_study(
         InputError: A kind of run is refused; none has started then.
     """
     stream = sys.stdout if stream is None else stream
-    left, again = runs_to_do(opened.runs, opened.records)
+    left, again = runs_to_do(opened.runs, opened.results)
     places, jobs = Places(({},)), []
     if left:
         places = find_places(devices, slurm)
@@ -108,16 +117,15 @@ def run_study(
         )
         for run in again:
             stream.write(f"{run.name} is trained again: its checkpoint is gone\n")
-        folder.claim(opened.study, opened.home)
+        claim_folder(opened.study, opened.home)
         jobs = make_jobs(left, seconds, opened.home, opened.study.quality, count)
     outcome = run_jobs(jobs, opened.home, places, stream)
-    records = read_records(opened.home, opened.runs)
-    report(Opened(opened.name, opened.study, opened.home, opened.runs, records), stream)
+    report(replace(opened, results=read_results(opened.home, opened.runs)), stream)
     return outcome
 
 
-def timed(opened: Opened, places: Places) -> dict[str, Timing]:
-    """Returns what each kind of run takes; leaves no new folder behind if one is refused."""
+def timed(opened: StudyFolder, places: Places) -> dict[str, Timing]:
+    """Times each kind of run; leaves no new folder behind if one is refused."""
     new = not opened.home.exists()
     try:
         timings = time_runs(opened.runs, opened.home, places, opened.study.quality)
@@ -129,77 +137,231 @@ def timed(opened: Opened, places: Places) -> dict[str, Timing]:
         raise
 
 
-def _check_machine(opened: Opened) -> None:
-    """Refuses to go on, by a wall clock, on another machine than that of the records.
+def _check_machine(opened: StudyFolder) -> None:
+    """Refuses to resume, by seconds, on another machine than that of the results.
 
-    Where the records are of several machines already, the report is by FLOPs, and more of them do
+    Where the results are of several machines already, the report is by FLOPs, and more of them do
     no harm.
     """
     study = opened.study
-    if study.headline.clock == "flops" or study.purpose == "tuning":
+    if study.cost_metric == "flops" or study.purpose == "tuning":
         return
-    roles = ("student",) if study.headline.charge == "free" else ("student", "teacher")
-    there = {
-        machine(record.hardware, record.ledger, record.run)
-        for record in opened.records.values()
-        if record.role in roles
-    }
+    roles = ("student",) if study.charge == "free" else ("student", "teacher")
+    there = {result.machine for result in opened.results.values() if result.role in roles}
     here = set()
     for kind in {run.kind for run in opened.runs if run.role in roles}:
         ledger = read_json(opened.home / PILOT / kind / LEDGER)
         here.add(machine(ledger["hardware"], ledger))
-    if len(there) > 1 or len(there | here) == 1:
-        return
     ran = f"the records are of {', '.join(there)}, and " if there else ""
-    raise InputError(
-        f"cannot compare runs of different machines: {ran}this is {', '.join(sorted(here))}",
-        key="headline.clock",
-        found=study.headline.clock,
-        accepted="flops; or one machine for all runs",
-    )
+    what = f"cannot compare runs of different machines: {ran}this is {', '.join(sorted(here))}"
+    accepted = "flops; or one machine for all runs"
+    same = len(there) > 1 or len(there | here) == 1
+    check(same, "headline.clock", study.cost_metric, accepted, what)
 
 
-def report(opened: Opened, stream: TextIO | None = None) -> None:
+def report(opened: StudyFolder, stream: TextIO | None = None) -> None:
     """Writes the report on what has finished, and prints it with the paths of its files."""
     stream = sys.stdout if stream is None else stream
-    records = opened.records
-    if not any(record.role == "student" for record in records.values()):
+    study, students = opened.study, opened.students
+    if not students:
         stream.write("no run has finished yet, so there is no report\n")
         return
-    points = make_points(records)
-    if opened.study.purpose == "tuning":
-        text = write_ranking(points, opened.study, opened.home)
+    if study.purpose == "tuning":
+        text = write_ranking(students, study, opened.home)
     else:
-        design = make_design(opened.study, opened.name)
-        notes = _forced(points, design)
+        notes = []
+        used = comparable(students, study).cost_metric
+        if used != study.cost_metric:
+            wanted = COST_METRIC_NAMES[study.cost_metric]
+            notes.append(
+                f"The headline is by {COST_METRIC_NAMES[used]} and not by {wanted}, as the runs "
+                "were made on different machines"
+            )
         stream.writelines(f"\n{note}.\n" for note in notes)
-        text = write_report(points, design, opened.home, [*notes, *_notes(opened)])
+        if study.tuning:
+            notes.append(f"How settings were chosen: {study.tuning}")
+        notes += [
+            f"{name} was trained again, {result.trained_again} time(s), because its checkpoint was "
+            "gone; its costs are those of the last time"
+            for name, result in opened.results.items()
+            if result.trained_again
+        ]
+        analysis = analyse(students, study)
+        pictures = draw(analysis, opened.home)
+        text = write_report(analysis, opened.name, opened.home, notes, pictures)
     # The screen gets the question and its answer; the rest is in the file.
     stream.write(f"\n{text.partition(PICTURES)[0].rstrip()}\n\n")
     for path in (*sorted(opened.home.glob("report.*")), *sorted(opened.home.glob("*.png"))):
         stream.write(f"{path}\n")
 
 
-def _forced(points: Sequence[Point], design: StudyDesign) -> list[str]:
-    """Says where the report has to take another clock than the study."""
-    clock = readable(points, design).clock
-    if clock == design.clock:
-        return []
-    return [
-        f"The headline is by {CLOCKS[clock]} and not by {CLOCKS[design.clock]}, as the runs were "
-        "made on different machines"
+def runs_to_do(
+    runs: Sequence[PlannedRun], finished: Collection[str]
+) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Returns the runs that are left, and the teachers among them that have to be trained again.
+
+    The latter have finished, but their checkpoint was deleted, and a run that is left needs it.
+    """
+    left = [run for run in runs if run.role == "student" and run.name not in finished]
+    needed = {name for run in left for name in run.teachers}
+    by_name = {run.name: run for run in runs}
+    again: list[PlannedRun] = []
+    teachers: dict[str, PlannedRun] = {}
+    queue = [
+        run.name
+        for run in runs
+        if run.role == "teacher" and (run.name not in finished or run.name in needed)
     ]
+    while queue:
+        run = by_name[queue.pop()]
+        if run.name in teachers or (run.name in finished and run.checkpoint.exists()):
+            continue
+        teachers[run.name] = run
+        queue += run.teachers
+        if run.name in finished:
+            again.append(run)
+    return [run for run in runs if run.name in teachers or run in left], again
 
 
-def _notes(opened: Opened) -> Sequence[str]:
-    """What the report says besides numbers."""
-    notes = []
-    if opened.study.tuning:
-        notes.append(f"How settings were chosen: {opened.study.tuning}")
-    for record in opened.records.values():
-        if record.trained_again:
-            notes.append(
-                f"{record.run} was trained again, {record.trained_again} time(s), because its "
-                "checkpoint was gone; its costs are those of the last time"
-            )
-    return notes
+def make_jobs(
+    runs: Sequence[PlannedRun],
+    seconds: Mapping[str, float],
+    home: Path,
+    quality: Quality,
+    places: int,
+) -> list[Job]:
+    """Returns jobs of one or more runs each, and writes their batch files.
+
+    Short runs share a process, so that starting Python is not most of the work.
+
+    Args:
+        runs: The runs that are left.
+        seconds: Expected seconds by run, without the start of Python.
+        home: The study's folder.
+        quality: How runs are evaluated.
+        places: Jobs that run at once.
+    """
+    total = sum(seconds[run.name] for run in runs)
+    limit = min(max(total / (places * JOBS_PER_PLACE), LEAST_SECONDS), MOST_SECONDS)
+    left = {run.name for run in runs}
+    by_teachers: dict[tuple[str, ...], list[list[PlannedRun]]] = {}
+    for run in runs:
+        # Runs that wait for the same teachers go together, and what others wait for goes alone.
+        waits = tuple(name for name in run.teachers if name in left)
+        batches = by_teachers.setdefault((run.role, *waits), [[]])
+        batch = batches[-1]
+        if batch and sum(seconds[each.name] for each in batch) + seconds[run.name] > limit:
+            batches.append(batch := [])
+        batch.append(run)
+    batches = [batch for each in by_teachers.values() for batch in each]
+    job_of = {run.name: _job_name(batch) for batch in batches for run in batch}
+    jobs = []
+    for batch in batches:
+        name = _job_name(batch)
+        folder = home / "jobs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).unlink(missing_ok=True)
+        write_json(folder / BATCH, [description(run, home, quality) for run in batch])
+        command = (sys.executable, "-m", "rrr_lightning.study.worker", str(folder / BATCH))
+        needs = {job_of[need] for run in batch for need in run.teachers if need in job_of} - {name}
+        expected = START_SECONDS + sum(seconds[run.name] for run in batch)
+        jobs.append(Job(name, command, folder, expected, tuple(sorted(needs))))
+    return jobs
+
+
+def _job_name(batch: Sequence[PlannedRun]) -> str:
+    more = f"+{len(batch) - 1}" if len(batch) > 1 else ""
+    return batch[0].name + more
+
+
+def description(run: PlannedRun, home: Path, quality: Quality) -> dict[str, Any]:
+    """Returns a run as plain types for the worker."""
+    command = None
+    if run.role == "student" and quality.command is not None:
+        values = {"checkpoint": run.checkpoint, "folder": run.folder, "data": quality.data}
+        command = list(quality.command)
+        for key, value in values.items():
+            command = [word.replace(f"{{{key}}}", str(value)) for word in command]
+        if command[0] == "rrr":
+            command = [sys.executable, "-m", "rrr_lightning", *command[1:]]
+    return {
+        "run": run.name,
+        "role": run.role,
+        "arm": run.arm,
+        "steps": run.steps,
+        "seed": run.seed,
+        "fingerprint": run.fingerprint,
+        "config": run.config,
+        "settings": run.settings,
+        "pool": list(run.pool),
+        "teachers": list(run.teachers),
+        "folder": str(run.folder),
+        "home": str(home),
+        "metric": quality.metric,
+        "command": command,
+        "result": [quality.file, quality.key],
+    }
+
+
+def claim_folder(study: Study, home: Path) -> None:
+    """Makes a folder that of a study.
+
+    Raises:
+        InputError: It has another study, or other files.
+    """
+    check_folder(study, home)
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(home / NAME, _plain(study))
+
+
+def check_folder(study: Study, home: Path) -> None:
+    """Refuses a folder that is not the study's.
+
+    Raises:
+        InputError: It has another study, records of runs of another or of none, or other files.
+    """
+    records = sorted(path.stem for path in (home / RECORDS).glob("*.json"))
+    if not (home / NAME).exists():
+        what = f"holds records without the {NAME} that says what was fixed before these runs"
+        accepted = f"the {NAME} that lay beside them as well"
+        check(not records, "--out", str(home), accepted, what)
+        files = [path.name for path in home.iterdir()] if home.is_dir() else []
+        others = [name for name in files if name[0] != "." and name not in (RECORDS, PILOT)]
+        accepted = "a new folder, or one that `rrr study run --out` wrote"
+        check(not others, "--out", str(home), accepted, "holds other files")
+        return
+    try:
+        before = dict(read_json(home / NAME))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{NAME} is damaged", key="--out", found=str(home)) from error
+    for key, now in _plain(study).items():
+        where = _conflict(before.get(key), now, key)
+        accepted = "another folder; arms, durations, seeds and teachers may be added here"
+        what = f"holds another study, whose {where} differs"
+        check(where is None, "--out", str(home), accepted, what)
+    for name in sorted(set(records) - set(study.run_names())):
+        found = str(home / RECORDS / f"{name}.json")
+        accepted = f"records of runs such as {next(study.run_names())}"
+        refuse("--out", found, accepted, "is the record of no run of this study")
+
+
+def _plain(study: Study) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.dumps(asdict(study)))
+    del content["quality"]["data"]  # differs by machine
+    return content
+
+
+def _conflict(before: Any, now: Any, key: str) -> str | None:
+    """Returns where two values differ other than by an addition that is allowed."""
+    if key in ("arms", "teachers") and isinstance(before, Mapping):
+        for name, value in before.items():
+            after = now.get(name)
+            if not isinstance(after, Mapping):
+                return f"{key}.{name}"
+            for field in value:
+                if (where := _conflict(value[field], after.get(field), field)) is not None:
+                    return f"{key}.{name}.{where}"
+        return None
+    if key in ("durations", "seeds") and before is not None and now is not None:
+        return None if set(before) <= set(now) else key
+    return None if before == now else key

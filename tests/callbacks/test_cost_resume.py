@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from rrr_lightning import CostLedger, DistillationCallback, DistillationSchedule, InputError
-from rrr_lightning.study.clocks import phase_seconds, run_costs
+from rrr_lightning.study.results import phase_seconds, run_costs
 from tests.data.toy import Notes, NumberedData, make_trainer
 
 GLOBAL_BATCH = 12

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rrr_lightning.study.listing import list_runs
+from rrr_lightning.study.advise import list_runs
+from rrr_lightning.study.config import read_study
 from rrr_lightning.study.plan import make_plan
-from rrr_lightning.study.study_file import read_study
 from tests.configs.test_all_configs import CONFIGS, rrr
 
 STUDIES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("study/**/*.yaml"))

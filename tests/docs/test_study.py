@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from rrr_lightning.commands import STUDY_ACTIONS
+from rrr_lightning.study.config import SHIPPED, make_study
 from rrr_lightning.study.plan import make_plan
-from rrr_lightning.study.study_file import SHIPPED, make_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
 

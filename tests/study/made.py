@@ -8,24 +8,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from rrr_lightning.study.coverage import PowerLaw
-from rrr_lightning.study.points import Point, StudyDesign
+from rrr_lightning.study.calibration import PowerLaw
+from rrr_lightning.study.config import Arm, Charge, CostMetric, Headline, Quality, Study
+from rrr_lightning.study.results import Result
 
 LAW = PowerLaw(0.05, math.log(0.35), 0.5)
 """Errors of 25 % at a cost of 3, 13 % at 20, as of a small network on CIFAR-10."""
 
 DURATIONS = (3, 6, 12, 20)
-DESIGN = StudyDesign(
-    name="made",
-    metric="val/accuracy",
-    direction="max",
-    baseline="plain",
-    durations={"plain": DURATIONS, "taught": (3, 6, 12)},
+STUDY = Study(
+    base=("base.yaml",),
+    arms={"plain": Arm(), "taught": Arm(durations=(3, 6, 12))},
+    durations=DURATIONS,
     seeds=(1, 2, 3),
-    target=0.84,
-    clock="flops",
+    quality=Quality("val/accuracy", "max", target=0.84),
+    headline=Headline("flops", "free"),
+    amortize_over=10,
     settings_tried={"plain": 6, "taught": 6},
 )
+
+
+def judged_by(clock: CostMetric = "flops", charge: Charge = "free") -> Study:
+    """Returns `STUDY` with another headline."""
+    return replace(STUDY, headline=Headline(clock, charge))
+
+
+def aimed_at(target: float | None) -> Study:
+    """Returns `STUDY` with another target."""
+    return replace(STUDY, quality=replace(STUDY.quality, target=target))
 
 
 def runs(
@@ -38,7 +48,7 @@ def runs(
     teacher: float = 0.0,
     law: PowerLaw = LAW,
     key: int = 0,
-) -> list[Point]:
+) -> list[Result]:
     """Runs of an arm whose cost at equal quality is the law's over `speed_up`, teachers free.
 
     Args:
@@ -54,37 +64,38 @@ def runs(
     """
     random = np.random.default_rng([key, *arm.encode()])
     curve = law.moved(math.log(speed_up))
-    points = []
+    results = []
     for steps in durations:
         for seed in seeds:
             cost = steps * step_cost
             error = float(curve.log_error(np.array(math.log(cost)))) + noise * random.normal()
-            points.append(
-                Point(
+            results.append(
+                Result(
                     arm=arm,
                     steps=steps,
                     seed=seed,
                     quality=1 - math.exp(error),
-                    costs=_clocks(cost),
-                    teacher_costs=_clocks(teacher) if teacher else {},
+                    costs=_costs(cost),
+                    teacher_costs=_costs(teacher) if teacher else {},
                     phases=_phases(cost, teacher),
                     curve=_curve(steps, 1 - math.exp(error), teacher > 0),
-                    hardware="a machine",
+                    machine="a machine",
+                    has_teachers=teacher > 0,
                 )
             )
-    return points
+    return results
 
 
-def study(speed_up: float = 1.4, noise: float = 0.02, **changes: object) -> list[Point]:
-    """Runs of both arms of `DESIGN`."""
+def study(speed_up: float = 1.4, noise: float = 0.02, **changes: object) -> list[Result]:
+    """Runs of both arms of `STUDY`."""
     taught = runs(
         "taught", (3, 6, 12), speed_up=speed_up, noise=noise, step_cost=4 / 3, teacher=20.0
     )
     plain = runs("plain", DURATIONS, noise=noise)
-    return [replace(point, **changes) for point in [*plain, *taught]]  # type: ignore[arg-type]
+    return [replace(result, **changes) for result in [*plain, *taught]]  # type: ignore[arg-type]
 
 
-def _clocks(cost: float) -> dict[str, float]:
+def _costs(cost: float) -> dict[str, float]:
     return {"wall": 12 * cost, "wall_without_data": 10 * cost, "flops": 1e9 * cost}
 
 

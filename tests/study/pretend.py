@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rrr_lightning.study import fit_runs
+from rrr_lightning.study import worker
 from tests.study.studies import ledger
 
 
@@ -53,20 +53,20 @@ class Pretend:
         if "pilot" not in folder.parts:
             told["steps"] = self.told_steps.pop(folder.name, steps)
         (folder / "ledger.json").write_text(json.dumps(told))
-        notes = {"metrics": ["train/loss", "val/loss"], "batches": 4, "used": 2}
-        if teachers:
-            notes |= {"share": 0.5, "teacher_seconds": steps / 8, "accumulation": 2}
-        (folder / "notes.json").write_text(json.dumps(notes))
+        validated = {"metrics": {"train/loss": 0.5, "val/loss": loss}, "batches": 4, "used": 2}
+        accumulation = 2 if teachers else 1
+        (folder / "validated.json").write_text(
+            json.dumps({**validated, "accumulation": accumulation})
+        )
 
     def validate(self, folder: Path, config: dict[str, Any]) -> None:
         loss = float((folder / "checkpoints" / "last.ckpt").read_text())
-        (folder / "validated.json").write_text(json.dumps({"val/loss": loss}))
+        (folder / "validated.json").write_text(json.dumps({"metrics": {"val/loss": loss}}))
 
 
 def in_this_process(jobs: Any, folder: Any, places: Any = None, stream: Any = None) -> Any:
     """In place of `run_jobs`: one job after the other, without processes."""
     from rrr_lightning.jobs import Outcome
-    from rrr_lightning.study import pilot
 
     outcome = Outcome()
     left = list(jobs)
@@ -74,8 +74,8 @@ def in_this_process(jobs: Any, folder: Any, places: Any = None, stream: Any = No
         ready = [job for job in left if not {each.name for each in left} & set(job.needs)]
         for job in ready:
             left.remove(job)
-            program = {"fit_runs": fit_runs, "pilot": pilot}[job.command[2].rpartition(".")[2]]
-            assert program.main(job.command[3:]) == 0
+            assert job.command[1:3] == ("-m", "rrr_lightning.study.worker")
+            assert worker.main(job.command[3:]) == 0
             outcome.ran += 1
     if stream is not None:
         stream.write(f"{outcome.ran} jobs run\n")

@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from rrr_lightning.study.overlays import lay_over
-from rrr_lightning.study.plan import Run
-from rrr_lightning.study.records import Record
-from rrr_lightning.study.study_file import SHIPPED, read_study
+from rrr_lightning.study.config import SHIPPED, merge, read_study
+from rrr_lightning.study.plan import PlannedRun
+from rrr_lightning.study.results import Record
 
 HARDWARE = {"device": "cpu", "cpu": "A processor", "cores": 2, "threads": 1, "memory_bytes": 8}
 CONTENT: dict[str, Any] = {
@@ -33,7 +32,7 @@ CONTENT: dict[str, Any] = {
 
 def content(**changes: Any) -> dict[str, Any]:
     """The content of a study file, with some keys replaced."""
-    return lay_over(CONTENT, {}) | changes
+    return merge(CONTENT, {}) | changes
 
 
 def shipped_sizes() -> set[tuple[tuple[int, ...], tuple[int, ...], int]]:
@@ -73,7 +72,7 @@ def ledger(seconds: float, flops: float = 1e9, teachers: tuple[str, ...] = ()) -
     }
 
 
-def record(run: Run, value: float, seconds: float | None = None, **changes: Any) -> Record:
+def record(run: PlannedRun, value: float, seconds: float | None = None, **changes: Any) -> Record:
     """The record of a run."""
     values: dict[str, Any] = {
         "run": run.name,
@@ -88,5 +87,7 @@ def record(run: Run, value: float, seconds: float | None = None, **changes: Any)
         "ledger": ledger(seconds or run.steps, 1e9 * run.steps, run.pool),
         "hardware": HARDWARE,
         "teachers": list(run.teachers),
+        "trained_again": 0,
+        "version": 1,
     }
-    return Record(**{**values, **changes})
+    return Record(**{**values, **changes})  # type: ignore[typeddict-item]

@@ -11,7 +11,7 @@ from rrr_lightning.commands import main as rrr
 from rrr_lightning.jobs import Outcome
 from rrr_lightning.study import command
 from tests.study.studies import write
-from tests.study.test_listing import timing
+from tests.study.test_advise import timing
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -103,7 +103,7 @@ def test_a_study_that_could_not_be_judged_is_refused_before_anything_is_run(
     file = write(tmp_path / "percent.yaml", quality=told)
     assert refused(action, file, "--out", "o").startswith("quality.target: cannot be reached")
     file = write(tmp_path / "pairs.yaml", contrasts=[["baseline"]])
-    assert refused(action, file, "--out", "o").startswith("contrasts[0]: is no pair")
+    assert refused(action, file, "--out", "o").startswith("contrasts[0]: expected")
     file = write(tmp_path / "arms.yaml", arms={}, teachers={})
     assert refused(action, file, "--out", "o").startswith("arms: names no arm")
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from rrr_lightning.metrics_file import read_rows
-from rrr_lightning.study.clocks import run_costs
+from rrr_lightning.study.results import run_costs
 from tests.study.studies import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.study.study_file import find_shipped, make_study, read_study
+from rrr_lightning.study.config import (
+    Arm,
+    Headline,
+    Quality,
+    Study,
+    TeacherRuns,
+    check_values,
+    find_shipped,
+    make_study,
+    read_study,
+)
 from tests.study.studies import content, write
 
 
@@ -29,7 +40,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert study.base == ("quickstart/baseline.yaml",)
     assert study.arms["distilled"].overlay["distillation"]["schedule"] == {"until": 0.5}
     assert study.contrasts == (("distilled", "baseline"),)
-    assert not study.demonstration
+    assert study.purpose == "result"
 
 
 def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +63,9 @@ def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
         ),
         ({"quality": {"metric": "x"}}, "quality.direction: is missing"),
         ({"durations": None}, "durations: is missing"),
-        ({"durations": [4, 8, "x"]}, "durations: is no number; found 'x'"),
+        ({"durations": [4, 8, "x"]}, "durations[2]: expected `int`, got `str`; found 'x'"),
         ({"durations": [4, 8, 8, 16]}, "durations: names a number twice"),
-        ({"seeds": []}, "seeds: is no list of numbers"),
+        ({"seeds": []}, "seeds: expected `array` of length >= 1; found []"),
         ({"arms": {"a-b": {}, "b": {}}}, "arms: is no name; found 'a-b'"),
         ({"arms": {"baseline": {}}, "teachers": None}, "arms: nothing to compare the baseline"),
         ({"arms": {"longer": {}, "b": {}}}, "teachers: is the name of an arm as well"),
@@ -71,36 +82,48 @@ def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
         ({"contrasts": [["baseline", "distil"]]}, "contrasts: unknown; did you mean 'distilled'?"),
         ({"arms": {}, "teachers": None}, "arms: names no arm"),
         ({"arms": {}, "teachers": None, "purpose": "tuning"}, "arms: names no arm"),
-        ({"arms": [1]}, "arms: is no mapping of names"),
+        ({"arms": [1]}, "arms: is no mapping"),
         ({"arms": {"baseline": 5, "b": {}}}, "arms.baseline: is no mapping; found 5"),
-        ({"settings_tried": 5}, "settings_tried: is no mapping of names; found 5"),
-        ({"settings_tried": {"baseline": "many"}}, "settings_tried.baseline: is no number"),
-        ({"contrasts": 5}, "contrasts: is no list of pairs; found 5; accepted: [[a, b]]"),
-        ({"contrasts": [["baseline"]]}, "contrasts[0]: is no pair; found ['baseline']"),
-        ({"contrasts": ["distilled"]}, "contrasts[0]: is no pair; found 'distilled'"),
+        ({"settings_tried": 5}, "settings_tried: expected `object`, got `int`; found 5"),
+        (
+            {"settings_tried": {"baseline": "many"}},
+            "settings_tried: expected `int`, got `str`; found {'baseline': 'many'}",
+        ),
+        ({"contrasts": 5}, "contrasts: expected `array`, got `int`; found 5"),
+        (
+            {"contrasts": [["baseline"]]},
+            "contrasts[0]: expected `array` of length 2, got 1; found ['baseline']",
+        ),
+        (
+            {"contrasts": ["distilled"]},
+            "contrasts[0]: expected `array`, got `str`; found 'distilled'",
+        ),
         (
             {"contrasts": [["baseline", "distilled"], ["baseline", "distilled", "b"]]},
-            "contrasts[1]: is no pair; found ['baseline', 'distilled', 'b']; accepted: two diff",
+            "contrasts[1]: expected `array` of length 2, got 3; found ['baseline', 'dist",
         ),
         ({"contrasts": [["baseline", "baseline"]]}, "contrasts[0]: is no pair"),
-        ({"tuning": 3}, "tuning: is no text"),
-        ({"base": []}, "base: is no text or list of texts"),
-        ({"amortize_over": 0}, "amortize_over: is no number; found 0"),
-        (quality(metric=5), "quality.metric: is no text"),
-        (quality(target="0.3"), "quality.target: is no number; found '0.3'"),
-        (quality(target=True), "quality.target: is no number; found True"),
+        ({"tuning": 3}, "tuning: expected `str | null`, got `int`; found 3"),
+        ({"base": []}, "base: expected `array` of length >= 1; found []"),
+        ({"amortize_over": 0}, "amortize_over: expected `int` >= 1; found 0"),
+        (quality(metric=5), "quality.metric: expected `str`, got `int`; found 5"),
+        (quality(target="0.3"), "quality.target: expected `float | null`, got `str`; found '0.3'"),
+        (quality(target=True), "quality.target: expected `float | null`, got `bool`; found True"),
         (quality(target=float("nan")), "quality.target: is no number; found nan"),
-        (quality(target=-1), "quality.target: cannot be reached; found -1; accepted: losses above"),
+        (
+            quality(target=-1),
+            "quality.target: cannot be reached; found -1.0; accepted: losses above",
+        ),
         (
             quality(direction="max", target=72),
-            "quality.target: cannot be reached; found 72; accepted: values below the ceiling 1",
+            "quality.target: cannot be reached; found 72.0; accepted: values below the ceiling 1",
         ),
         (quality(direction="max", target=100.0, ceiling=100), "values below the ceiling 100"),
-        (quality(ceiling="1"), "quality.ceiling: is no number; found '1'"),
+        (quality(ceiling="1"), "quality.ceiling: expected `float`, got `str`; found '1'"),
         (quality(target=None), "quality.target: is missing: the quality at which costs are"),
         (
             {"quality": {"metric": "glue", "direction": "max", "command": ["rrr"]}},
-            "quality: a command that judges needs a file and a key as well; found 'command'",
+            "quality: a command that evaluates needs a file and a key as well; found 'command'",
         ),
     ],
 )
@@ -111,7 +134,7 @@ def test_mistakes_are_named(changes: dict[str, Any], line: str) -> None:
 @pytest.mark.parametrize(("durations", "missing"), [([8], "3 more durations"), ([4, 8, 16], "1")])
 def test_too_few_durations_say_what_is_missing(durations: list[int], missing: str) -> None:
     line = refused(durations=durations)
-    assert line.startswith(f"durations: the baseline's frontier needs {missing}")
+    assert line.startswith(f"durations: the baseline's quality-cost curve needs {missing}")
     assert f"found {durations}" in line
     assert "4 or more" in line
 
@@ -136,3 +159,52 @@ def test_the_data_of_a_command_are_a_matter_of_the_machine(tmp_path: Path) -> No
     assert read_study(name, "/data/glue").quality.data == "/data/glue"
     with pytest.raises(InputError, match="--quality_data: the quality of this study comes from"):
         read_study(write(tmp_path / "t.yaml"), "/data/glue")
+
+
+STUDY = make_study(content())
+
+
+@pytest.mark.parametrize("purpose", ["result", "demonstration", "tuning"])
+def test_only_a_result_needs_a_target(purpose: str) -> None:
+    study = replace(STUDY, purpose=purpose, quality=replace(STUDY.quality, target=None))
+    check_values(replace(STUDY, purpose=purpose))
+    if purpose == "result":
+        with pytest.raises(InputError, match=r"quality\.target: is missing"):
+            check_values(study)
+    else:
+        check_values(study)
+
+
+def test_targets_that_runs_can_reach() -> None:
+    for direction, target, ceiling in (("min", 3.0, 1.0), ("max", -0.2, 1.0), ("max", 72, 100)):
+        told = replace(STUDY.quality, direction=direction, target=target, ceiling=ceiling)
+        check_values(replace(STUDY, quality=told))
+
+
+def test_one_arm_can_be_tuned_but_not_compared() -> None:
+    alone = replace(STUDY, arms={"baseline": STUDY.arms["baseline"]})
+    check_values(replace(alone, purpose="tuning"))
+    with pytest.raises(InputError, match="nothing to compare the baseline with"):
+        check_values(alone)
+
+
+NAMED = Study(
+    base=("base.yaml",),
+    arms={"plain": Arm(), "taught": Arm(durations=(8,))},
+    durations=(4, 8),
+    seeds=(1,),
+    quality=Quality("val/loss", "min"),
+    headline=Headline("flops", "free"),
+)
+
+
+def test_the_first_arm_is_the_baseline_and_the_second_the_headline() -> None:
+    assert (NAMED.baseline, NAMED.headline_arm) == ("plain", "taught")
+    assert (NAMED.durations_of("plain"), NAMED.durations_of("taught")) == ((4, 8), (8,))
+
+
+def test_the_names_of_runs() -> None:
+    study = replace(NAMED, teachers={"longer": TeacherRuns(60, (901, 902))})
+    assert list(study.run_names()) == [
+        "longer-901", "longer-902", "plain-4-1", "plain-8-1", "taught-8-1",
+    ]  # fmt: skip

@@ -1,11 +1,11 @@
-"""How often the intervals of a study would hold the truth, by simulation at its own size.
+"""Calibration: the coverage of a study's intervals, simulated at its own size.
 
 The truth of the simulation is smooth: a power law with a floor, error = floor + scale·cost^-power,
 fitted to the study's means. Its runs have the study's own costs, numbers of seeds and variances,
-with normal noise that follows the study's trend. So the coverage includes what the interpolation
-misses between the nodes, what few seeds do to the variance and its trend, and noise that differs
-between durations. It leaves out what no study can tell of itself: noise of another kind and costs
-that drift between arms.
+with normal noise that follows the study's variance trend. So the coverage includes the error of the
+interpolation between the nodes, the uncertainty of a variance and trend from few seeds, and noise
+that differs between durations. It leaves out what a study cannot know: noise of another kind, and
+costs that drift between arms.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from typing import cast
 
 import numpy as np
 
-from rrr_lightning.study.frontier import Array, Frontier
-from rrr_lightning.study.interval import (
-    Apart,
-    Cell,
-    Spread,
+from rrr_lightning.study.confidence import (
+    HOMOSCEDASTIC,
+    Difference,
+    PooledVariance,
+    SeedGroup,
+    VarianceTrend,
     at_cost,
     at_duration,
     at_target,
     quantile,
+    variance_trend,
 )
-from rrr_lightning.study.noise import LEVEL, Trend, trend_of
+from rrr_lightning.study.quality_cost_curve import Array, QualityCostCurve
 
 REPLICATES = 2000
 LEAST_COVERAGE = 0.93
@@ -81,7 +83,7 @@ def fit(log_costs: Array, log_errors: Array) -> PowerLaw | None:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Fractions of simulated intervals that hold the true speed-up.
+    """Fractions of simulated intervals that contain the true speed-up.
 
     Attributes:
         by_steps: For each duration of the arm.
@@ -101,115 +103,114 @@ class Simulation:
     """Replicates of a study's baseline, with which arms are compared.
 
     Args:
-        cells: The baseline's runs.
+        groups: The baseline's runs.
         truth: The baseline's true curve.
-        spread: The variances of one run.
+        variance: The variances of one run.
         level: Nominal coverage.
         replicates: The number of simulated studies; None means 2000.
     """
 
     def __init__(
         self,
-        cells: Sequence[Cell],
+        groups: Sequence[SeedGroup],
         truth: PowerLaw,
-        spread: Spread,
+        variance: PooledVariance,
         level: float,
         replicates: int | None = None,
     ) -> None:
         self._random = np.random.default_rng(0)
         self._truth = truth
-        self._spread = spread
+        self._pooled = variance
         self._size = REPLICATES if replicates is None else replicates
-        self._limit = quantile(level, spread.freedom)
+        self._limit = quantile(level, variance.freedom)
         quality, self._trend = self._draw_variances()
-        chance = self._random.chisquare(spread.freedom, self._size) / spread.freedom
-        self._variances = (quality, spread.cost * chance)
-        self._frontier = self._draw(cells, truth)
+        chance = self._random.chisquare(variance.freedom, self._size) / variance.freedom
+        self._variances = (quality, variance.cost * chance)
+        self._curve = self._draw(groups, truth)
 
-    def of(
-        self, cells: Sequence[Cell], log_target: float | None, truth: PowerLaw | None = None
+    def coverage(
+        self, groups: Sequence[SeedGroup], log_target: float | None, truth: PowerLaw | None = None
     ) -> Coverage:
-        """Returns the coverage of an arm's intervals.
+        """Simulates the coverage of an arm's intervals.
 
         Args:
-            cells: The arm's runs.
+            groups: The arm's runs.
             log_target: The log error at which costs are compared.
             truth: The arm's true curve; None fits one: its own where it has 3 durations, and the
                 baseline's at the mean distance of the arm where it has fewer.
         """
-        truth = self._fit(cells) if truth is None else truth
+        truth = self._fit(groups) if truth is None else truth
         by_steps, gains = {}, {}
-        for cell in cells:
-            error = float(truth.log_error(np.array(cell.cost)))
-            place = self._truth.log_cost(error)
-            errors = self._errors(cell, error, place)
-            seeds = len(cell.seeds) / self._trend.widened(np.array(cell.cost))
-            drawn = (self._frontier, cell.cost, errors, seeds, self._variances, self._limit)
-            by_steps[cell.steps] = _share(at_duration(*drawn), place - cell.cost)
-            gain = float(self._truth.log_error(np.array(cell.cost))) - error
-            gains[cell.steps] = _share(at_cost(*drawn), gain)
-        if log_target is None or len(cells) < 2:
+        for group in groups:
+            error = float(truth.log_error(np.array(group.cost)))
+            equal_cost = self._truth.log_cost(error)
+            errors = self._errors(group, error, equal_cost)
+            seeds = len(group.seeds) / self._trend.widened(np.array(group.cost))
+            drawn = (self._curve, group.cost, errors, seeds, self._variances, self._limit)
+            by_steps[group.steps] = _fraction(at_duration(*drawn), equal_cost - group.cost)
+            gain = float(self._truth.log_error(np.array(group.cost))) - error
+            gains[group.steps] = _fraction(at_cost(*drawn), gain)
+        if log_target is None or len(groups) < 2:
             return Coverage(by_steps, gains=gains)
         theirs, ours = self._truth.log_cost(log_target), truth.log_cost(log_target)
         if not np.isfinite(theirs) and not np.isfinite(ours):
             return Coverage(by_steps, gains=gains)
-        curve = self._draw(cells, truth)
-        found = at_target(self._frontier, curve, log_target, self._variances, self._limit)
+        curve = self._draw(groups, truth)
+        found = at_target(self._curve, curve, log_target, self._variances, self._limit)
         saved = float(np.exp(theirs) - np.exp(ours))
         return Coverage(
-            by_steps, _share(found.ratio, theirs - ours), gains, _share(found.saved, saved)
+            by_steps, _fraction(found.ratio, theirs - ours), gains, _fraction(found.saved, saved)
         )
 
-    def _draw_variances(self) -> tuple[Array, Trend]:
+    def _draw_variances(self) -> tuple[Array, VarianceTrend]:
         """Pooled variances as studies of this size would estimate them, and their trends."""
-        spread = self._spread
-        if not spread.cells:
-            chance = self._random.chisquare(spread.freedom, self._size) / spread.freedom
-            return spread.quality * chance, LEVEL
-        places, freedoms = np.array(spread.cells).T
-        chance = self._random.chisquare(freedoms[:, None], (len(places), self._size))
-        variances = spread.quality * spread.trend.relative(places) * chance / freedoms[:, None]
+        variance = self._pooled
+        if not variance.groups:
+            chance = self._random.chisquare(variance.freedom, self._size) / variance.freedom
+            return variance.quality * chance, HOMOSCEDASTIC
+        log_costs, freedoms = np.array(variance.groups).T
+        chance = self._random.chisquare(freedoms[:, None], (len(log_costs), self._size))
+        relative = variance.trend.relative(log_costs)
+        variances = variance.quality * relative * chance / freedoms[:, None]
         pooled = np.average(variances, axis=0, weights=freedoms)
-        return pooled, trend_of(places, variances, freedoms)
+        return pooled, variance_trend(log_costs, variances, freedoms)
 
-    def _fit(self, cells: Sequence[Cell]) -> PowerLaw:
-        costs, errors = means(cells)
-        places = np.array([self._truth.log_cost(float(error)) for error in errors])
-        reached = bool(np.isfinite(places).all())
-        # Two durations tell of no curvature: that of the baseline is the best guess.
-        own = None if reached and len(cells) < 3 else fit(costs, errors)
-        distance = float(np.mean(places - costs)) if reached else 0.0
+    def _fit(self, groups: Sequence[SeedGroup]) -> PowerLaw:
+        costs, errors = means(groups)
+        equal_costs = np.array([self._truth.log_cost(float(error)) for error in errors])
+        reached = bool(np.isfinite(equal_costs).all())
+        # Two durations say nothing about the curvature: that of the baseline is the best guess.
+        own = None if reached and len(groups) < 3 else fit(costs, errors)
+        distance = float(np.mean(equal_costs - costs)) if reached else 0.0
         return self._truth.moved(distance) if own is None else own
 
-    def _draw(self, cells: Sequence[Cell], truth: PowerLaw) -> Frontier:
+    def _draw(self, groups: Sequence[SeedGroup], truth: PowerLaw) -> QualityCostCurve:
         """Noisy means around a curve; noise of costs acts through its slope."""
-        costs, _ = means(cells)
-        seeds = np.array([len(cell.seeds) for cell in cells], np.float64)
+        costs, _ = means(groups)
+        seeds = np.array([len(group.seeds) for group in groups], np.float64)
         variance = self._variance(costs, truth.slope(costs))
-        noise = self._random.standard_normal((len(cells), self._size))
+        noise = self._random.standard_normal((len(groups), self._size))
         nodes = truth.log_error(costs)[:, None] + noise * np.sqrt(variance / seeds)[:, None]
-        return Frontier(costs, nodes, seeds, self._trend.widened(costs))
+        return QualityCostCurve(costs, nodes, seeds, self._trend.widened(costs))
 
     def _variance(self, log_costs: Array, slopes: Array | float) -> Array:
         """The true variance of one run, noise of costs acting through the slope."""
-        own = self._spread.quality * self._spread.trend.relative(log_costs)[..., 0]
-        return own + slopes**2 * self._spread.cost
+        own = self._pooled.quality * self._pooled.trend.relative(log_costs)[..., 0]
+        return own + slopes**2 * self._pooled.cost
 
-    def _errors(self, cell: Cell, error: float, place: float) -> Array:
+    def _errors(self, group: SeedGroup, error: float, equal_cost: float) -> Array:
         """Noisy means of one duration of the arm."""
-        slope = float(self._truth.slope(np.array(place))) if np.isfinite(place) else 0.0
-        variance = self._variance(np.array(cell.cost), slope) / len(cell.seeds)
+        inside = np.isfinite(equal_cost)
+        slope = float(self._truth.slope(np.array(equal_cost))) if inside else 0.0
+        variance = self._variance(np.array(group.cost), slope) / len(group.seeds)
         return error + self._random.standard_normal(self._size) * np.sqrt(variance)
 
 
-def means(cells: Sequence[Cell]) -> tuple[Array, Array]:
+def means(groups: Sequence[SeedGroup]) -> tuple[Array, Array]:
     """Returns log costs and log errors by duration."""
-    return (
-        np.array([cell.cost for cell in cells]),
-        np.array([cell.error for cell in cells]),
-    )
+    return np.array([each.cost for each in groups]), np.array([each.error for each in groups])
 
 
-def _share(apart: Apart, truth: float) -> float:
-    """Fraction of the intervals that hold a log speed-up."""
-    return float(np.mean((apart.low <= truth) & (truth <= apart.high)))
+def _fraction(difference: Difference, truth: float) -> float:
+    """Fraction of the intervals that contain a log speed-up."""
+    return float(np.mean((difference.low <= truth) & (truth <= difference.high)))

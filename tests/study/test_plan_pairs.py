@@ -14,8 +14,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from rrr_lightning.study.config import make_study
 from rrr_lightning.study.plan import make_plan
-from rrr_lightning.study.study_file import make_study
 from tests.cli_runs import Command
 from tests.data.text_toy import write_corpus
 from tests.study.studies import content
@@ -26,7 +26,7 @@ QUIET = {
     "max_steps": 5,
     "logger": False,
     "limit_val_batches": 0,
-    "callbacks": [{"class_path": "tests.study.test_overlays_pairs.SeeBatches"}],
+    "callbacks": [{"class_path": "tests.study.test_plan_pairs.SeeBatches"}],
 }
 IMAGES = {
     "trainer": QUIET,

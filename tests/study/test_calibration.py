@@ -8,23 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rrr_lightning.study.coverage import LEAST_COVERAGE, PowerLaw, Simulation, fit, means
-from rrr_lightning.study.interval import Cell, Spread
+from rrr_lightning.study.calibration import LEAST_COVERAGE, PowerLaw, Simulation, fit, means
+from rrr_lightning.study.confidence import PooledVariance, SeedGroup
 from tests.study.made import DURATIONS, LAW
 
 
-def cells(durations: Sequence[float], law: PowerLaw = LAW, seeds: int = 3) -> list[Cell]:
+def groups(durations: Sequence[float], law: PowerLaw = LAW, seeds: int = 3) -> list[SeedGroup]:
     found = []
     for steps in durations:
         place = math.log(steps)
         error = float(law.log_error(np.array(place)))
         ones = np.ones(seeds)
-        found.append(Cell(int(steps), tuple(range(seeds)), place * ones, error * ones))
+        found.append(SeedGroup(int(steps), tuple(range(seeds)), place * ones, error * ones))
     return found
 
 
-def spread(noise: float, count: int, seeds: int = 3) -> Spread:
-    return Spread(noise**2, 0.0, count * (seeds - 1))
+def spread(noise: float, count: int, seeds: int = 3) -> PooledVariance:
+    return PooledVariance(noise**2, 0.0, count * (seeds - 1))
 
 
 @pytest.mark.parametrize("law", [LAW, PowerLaw(0.0, 0.3, 0.4), PowerLaw(0.3, -0.7, 1.0)])
@@ -50,39 +50,39 @@ def test_law() -> None:
 
 @pytest.mark.parametrize("noise", [0.01, 0.04])
 def test_coverage_at_the_shipped_size(noise: float) -> None:
-    baseline, arm = cells(DURATIONS), cells((4, 8, 16), LAW.moved(math.log(1.4)))
-    found = Simulation(baseline, LAW, spread(noise, 7), 0.95).of(arm, math.log(0.16))
+    baseline, arm = groups(DURATIONS), groups((4, 8, 16), LAW.moved(math.log(1.4)))
+    found = Simulation(baseline, LAW, spread(noise, 7), 0.95).coverage(arm, math.log(0.16))
     assert found.target is not None
     assert min(found.target, *found.by_steps.values()) >= LEAST_COVERAGE
-    again = Simulation(baseline, LAW, spread(noise, 7), 0.95).of(arm, math.log(0.16))
+    again = Simulation(baseline, LAW, spread(noise, 7), 0.95).coverage(arm, math.log(0.16))
     assert again == found
 
 
 def test_a_bias_that_the_interval_does_not_know_of_is_found() -> None:
     """Two durations far apart: the straight line between them is worse than the arm."""
     law = PowerLaw(0.1, -0.7, 1.0)
-    arm = cells((1.2, 6.0), law.moved(math.log(1.4)))
-    simulation = Simulation(cells((1, 2, 4, 8), law), law, spread(0.003, 6), 0.95)
-    found = simulation.of(arm, float(law.log_error(np.array(math.log(3.5)))))
+    arm = groups((1.2, 6.0), law.moved(math.log(1.4)))
+    simulation = Simulation(groups((1, 2, 4, 8), law), law, spread(0.003, 6), 0.95)
+    found = simulation.coverage(arm, float(law.log_error(np.array(math.log(3.5)))))
     assert found.target is not None
     assert found.target < LEAST_COVERAGE
 
 
 def test_nothing_to_simulate_at_the_target() -> None:
-    simulation = Simulation(cells(DURATIONS), LAW, spread(0.02, 5), 0.95, replicates=50)
-    assert simulation.of(cells((4,)), math.log(0.16)).target is None
-    assert simulation.of(cells((4, 8)), None).target is None
-    assert simulation.of(cells((4, 8)), math.log(LAW.floor / 2)).target is None
+    simulation = Simulation(groups(DURATIONS), LAW, spread(0.02, 5), 0.95, replicates=50)
+    assert simulation.coverage(groups((4,)), math.log(0.16)).target is None
+    assert simulation.coverage(groups((4, 8)), None).target is None
+    assert simulation.coverage(groups((4, 8)), math.log(LAW.floor / 2)).target is None
 
 
 def test_an_arm_below_the_floor_of_the_baseline_is_covered_by_open_ends() -> None:
-    simulation = Simulation(cells(DURATIONS), LAW, spread(0.02, 9), 0.95, replicates=200)
+    simulation = Simulation(groups(DURATIONS), LAW, spread(0.02, 9), 0.95, replicates=200)
     better = PowerLaw(0.0, math.log(0.06), 0.5)
-    found = simulation.of(cells(DURATIONS, better), math.log(0.16), better)
+    found = simulation.coverage(groups(DURATIONS, better), math.log(0.16), better)
     assert min(found.by_steps.values()) == 1.0
 
 
 def test_means() -> None:
-    costs, errors = means(cells((1, 2)))
+    costs, errors = means(groups((1, 2)))
     assert np.allclose(costs, [0, math.log(2)])
     assert np.allclose(errors, LAW.log_error(costs))

@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from rrr_lightning.study.coverage import PowerLaw
-from rrr_lightning.study.frontier import Array, Frontier
-from rrr_lightning.study.interval import (
-    Cell,
-    Spread,
+from rrr_lightning.study.calibration import PowerLaw
+from rrr_lightning.study.confidence import (
+    HOMOSCEDASTIC,
+    PooledVariance,
+    SeedGroup,
     at_cost,
     at_duration,
     at_target,
-    frontier_of,
+    curve_of,
     pool,
     quantile,
+    variance_trend,
 )
-from rrr_lightning.study.noise import trend_of
+from rrr_lightning.study.quality_cost_curve import Array, QualityCostCurve
 from tests.study.made import LAW
 from tests.study.studies import shipped_sizes
 
@@ -82,9 +83,11 @@ def coverages(
     limit = quantile(0.95, freedom)
     squares = np.concatenate([x.var(1, ddof=1) for x in runs])
     places = np.concatenate(costs)
-    trend = trend_of(places, squares, np.full(len(places), seeds - 1.0))
+    trend = variance_trend(places, squares, np.full(len(places), seeds - 1.0))
     frontiers = [
-        Frontier(place, run.mean(1), np.full(len(place), float(seeds)), trend.widened(place))
+        QualityCostCurve(
+            place, run.mean(1), np.full(len(place), float(seeds)), trend.widened(place)
+        )
         for place, run in zip(costs, runs, strict=True)
     ]
     found, truths = [], []
@@ -171,7 +174,7 @@ def test_pairs_that_go_together_are_covered_more_often() -> None:
 def test_delta_method_where_the_curve_is_straight() -> None:
     law = PowerLaw(0.0, 0.0, 0.5)
     places = np.log(np.array([1.0, 2, 4, 8]))
-    frontier = Frontier(places, law.log_error(places)[:, None], np.full(4, 3.0))
+    frontier = QualityCostCurve(places, law.log_error(places)[:, None], np.full(4, 3.0))
     variance, limit = 1e-6, quantile(0.95, 14)
     level = law.log_error(np.array([math.log(4)]))
     found = at_duration(frontier, math.log(2), level, 3, (np.array([variance]), np.zeros(1)), limit)
@@ -180,47 +183,49 @@ def test_delta_method_where_the_curve_is_straight() -> None:
     assert found.high[0] - found.low[0] == pytest.approx(2 * half, rel=0.03)
 
 
-def cell(steps: int, seeds: Sequence[int], errors: Sequence[float]) -> Cell:
-    return Cell(steps, tuple(seeds), np.full(len(seeds), math.log(steps)), np.array(errors))
+def group(steps: int, seeds: Sequence[int], errors: Sequence[float]) -> SeedGroup:
+    return SeedGroup(steps, tuple(seeds), np.full(len(seeds), math.log(steps)), np.array(errors))
 
 
 def test_pool() -> None:
-    plain = [cell(1, (1, 2, 3), (0.0, 1.0, 2.0)), cell(2, (1, 2), (4.0, 6.0))]
-    arm = [cell(1, (1, 3), (5.0, 9.0)), cell(4, (1,), (0.0,))]
-    spread = pool(plain, [arm])
-    assert spread.freedom == 2 + 1 + 1
-    assert spread.quality == pytest.approx((2 + 2 + 8) / 4)
-    assert spread.cost == 0
-    assert spread.correlation == pytest.approx(1.0)
-    assert spread.widening == 1.0
-    assert spread.unequal is not None
+    plain = [group(1, (1, 2, 3), (0.0, 1.0, 2.0)), group(2, (1, 2), (4.0, 6.0))]
+    arm = [group(1, (1, 3), (5.0, 9.0)), group(4, (1,), (0.0,))]
+    variance = pool(plain, [arm])
+    assert variance.freedom == 2 + 1 + 1
+    assert variance.quality == pytest.approx((2 + 2 + 8) / 4)
+    assert variance.cost == 0
+    assert variance.correlation == pytest.approx(1.0)
+    assert variance.widening == 1.0
+    assert variance.unequal is not None
 
 
 def test_pairs_that_go_against_each_other_widen() -> None:
-    plain = [cell(1, (1, 2, 3), (0.0, 1.0, 2.0))]
-    arm = [cell(1, (3, 1, 2), (0.0, 2.0, 1.0))]
-    spread = pool(plain, [arm])
-    assert spread.correlation == pytest.approx(-1.0)
-    assert spread.widening == pytest.approx(2.0)
+    plain = [group(1, (1, 2, 3), (0.0, 1.0, 2.0))]
+    arm = [group(1, (3, 1, 2), (0.0, 2.0, 1.0))]
+    variance = pool(plain, [arm])
+    assert variance.correlation == pytest.approx(-1.0)
+    assert variance.widening == pytest.approx(2.0)
 
 
 def test_one_seed_pools_nothing() -> None:
-    spread = pool([cell(1, (1,), (0.0,)), cell(2, (1,), (0.0,))], [])
-    assert spread == Spread(0.0, 0.0, 0)
-    assert pool([cell(1, (1, 2), (0.0, 0.0))], []).unequal is None
-    assert pool([cell(1, (1, 2), (0.1, 0.1 + 1e-15))], []).quality == 0
+    variance = pool([group(1, (1,), (0.0,)), group(2, (1,), (0.0,))], [])
+    assert variance == PooledVariance(0.0, 0.0, 0)
+    assert pool([group(1, (1, 2), (0.0, 0.0))], []).unequal is None
+    assert pool([group(1, (1, 2), (0.1, 0.1 + 1e-15))], []).quality == 0
 
 
 def test_frontier_of_means() -> None:
-    cells = [cell(steps, (1, 2), (-steps, -steps - 1.0)) for steps in (1, 2, 4, 8)]
-    frontier = frontier_of(cells)
+    groups = [group(steps, (1, 2), (-steps, -steps - 1.0)) for steps in (1, 2, 4, 8)]
+    frontier = curve_of(groups)
     assert frontier.values[0, 0] == pytest.approx(-1.5)
     assert frontier.values[-1, 0] == pytest.approx(-8.5)
 
 
 def test_target_outside_of_both() -> None:
     places = np.log(np.array([1.0, 2, 4, 8]))
-    curves = [Frontier(places, LAW.log_error(places + by)[:, None], np.ones(4)) for by in (0, 0.3)]
+    curves = [
+        QualityCostCurve(places, LAW.log_error(places + by)[:, None], np.ones(4)) for by in (0, 0.3)
+    ]
     variances = (np.array([1e-4]), np.zeros(1))
     ends = [float(curves[0].values[0, 0]) + 1, float(curves[1].values[-1, 0]) - 1]
     for level in ends:
@@ -232,3 +237,40 @@ def test_target_outside_of_both() -> None:
     back = at_target(curves[1], curves[0], float(between), variances, 2.0).ratio
     assert back.sign[0] == -1
     assert back.low[0] == -np.inf
+
+
+PLACES = np.log(np.array([3.0, 6, 12, 20, 4, 8, 16]))
+
+
+def drawn(slope: float, freedom: int, replicates: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    random, freedoms = np.random.default_rng(0), np.full(len(PLACES), float(freedom))
+    chance = random.chisquare(freedom, (len(PLACES), replicates)) / freedom
+    return np.exp(slope * PLACES)[:, None] * chance, freedoms
+
+
+def test_many_seeds_tell_the_trend() -> None:
+    trend = variance_trend(PLACES, *drawn(-1.1, 400, 1))
+    assert trend.slope[0] == pytest.approx(-1.1, abs=0.15)
+    relative = trend.relative(PLACES)[:, 0]
+    assert np.mean(relative) == pytest.approx(1)
+    assert relative[0] / relative[3] == pytest.approx((20 / 3) ** 1.1, rel=0.3)
+    assert np.array_equal(trend.widened(PLACES)[:, 0], np.maximum(1, relative))
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.1])
+def test_few_seeds_have_no_bias(slope: float) -> None:
+    slopes = variance_trend(PLACES, *drawn(slope, 2)).slope
+    assert np.mean(slopes) == pytest.approx(slope, abs=0.05)
+    assert np.std(slopes) < 0.9
+
+
+def test_where_nothing_can_be_told() -> None:
+    variances, freedoms = drawn(-1.1, 2, 3)
+    for known in (slice(2), slice(0, 0)):
+        assert (
+            variance_trend(PLACES[known], variances[known], freedoms[known]).slope.tolist()
+            == [0] * 3
+        )
+    variances[2:] = 0.0
+    assert not variance_trend(PLACES, variances, freedoms).slope.any()
+    assert HOMOSCEDASTIC.relative(PLACES).tolist() == [[1.0]] * len(PLACES)
