@@ -184,7 +184,7 @@ def _glue(arguments: Sequence[str]) -> None:
     args = vars(parser.parse_args(arguments))
     seeds = _numbers(args.pop("seeds"), "--seeds")
     compare_with, slurm = args.pop("compare"), args.pop("slurm")
-    from rrr_lightning.glue.evaluate import evaluate
+    from rrr_lightning.glue.run import evaluate
     from rrr_lightning.jobs.places import slurm_parameters
 
     outcome = evaluate(

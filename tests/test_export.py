@@ -18,13 +18,13 @@ from rrr_lightning.commands import COMMANDS, run
 from rrr_lightning.commands import main as rrr
 from rrr_lightning.errors import InputError
 from rrr_lightning.export import export_checkpoint
-from rrr_lightning.glue.compare import PREDICTIONS
 from rrr_lightning.glue.fine_tune import fine_tune
+from rrr_lightning.glue.plan import PREDICTIONS
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.teachers import load_teacher
 from tests.data.glue_files import write_parquet
-from tests.glue.tiny import told
+from tests.glue.tiny import config_of
 from tests.models.texts import TOKENS, TextData, batch, language_model
 from tests.models.tiny import Data, Smooth, classifier, make_trainer, pixels
 
@@ -125,7 +125,7 @@ def test_an_exported_text_student_is_judged_on_glue_as_its_checkpoint(tmp_path: 
     for judged in (tmp_path / "last.ckpt", exported):
         folder = tmp_path / f"{judged.name} on rte"
         folder.mkdir()
-        fine_tune(told(str(judged), data, max_steps=2, max_length=20), folder)
+        fine_tune(config_of(str(judged), data, max_steps=2, max_length=20), folder)
         with np.load(folder / PREDICTIONS) as arrays:
             predicted.append({name: arrays[name] for name in arrays.files})
     assert predicted[0].keys() == predicted[1].keys()

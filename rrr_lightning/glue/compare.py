@@ -1,13 +1,12 @@
 """Two checkpoints side by side: the difference per task, with an interval.
 
 Runs of the same task and seed have seen the same data, in the same order where the tokenizers are
-the same, and were judged on the same rows, so differences are taken within pairs. Two sources of
-chance are added up: which rows the validation split happens to have (a bootstrap over rows, the
-same rows for both checkpoints), and which seeds were drawn (the variance of the differences over
-seeds). Which rows a seed gets right by chance of its own is in both, and counts once. With one seed
-the second cannot be known; the interval is then marked as one over rows alone, and is too narrow.
-Where all seeds start from one run of MNLI, the chance in that run is not known either, and the
-interval says so.
+the same, and were evaluated on the same rows, so differences are taken within pairs. Two sources of
+variance are added: which rows the validation split happens to have (a bootstrap over rows, the same
+rows for both checkpoints), and which seeds were drawn (the variance of the differences over seeds).
+The part by which single seeds vary over rows is in both, and counts once. With one seed the second
+source is unknown; the interval is then marked as one over rows alone, and is too narrow. Where all
+seeds start from one run of MNLI, the variance of that run is unknown too, and the interval says so.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from rrr_lightning.errors import InputError
-from rrr_lightning.glue.results import Results
-from rrr_lightning.glue.scores import COUNTED, GLUE, GLUE_LARGE, REPORTED, Array
+from rrr_lightning.errors import InputError, check, refuse
+from rrr_lightning.glue.plan import PREDICTIONS, Plan, other_cell
+from rrr_lightning.glue.protocol import TaskSettings
+from rrr_lightning.glue.results import COUNTED, GLUE, GLUE_LARGE, REPORTED, Array, Results
 
-Places = NDArray[np.int64]
-PREDICTIONS = "predictions.npz"
+Indices = NDArray[np.int64]
+Folders = Mapping[tuple[str, int], Path]
+"""The folder of every run, by task and seed."""
 RESAMPLES = 400
 CONFIDENCE = 0.95
 
@@ -85,35 +86,33 @@ class Difference:
         }
 
 
+def folders_of(plan: Plan, home: Path) -> Folders:
+    """Returns the folder of every run of an evaluation, by task and seed."""
+    return {(run.task, run.seed): run.folder for run in plan.runs(home)}
+
+
 def compare(
-    first: Results, second: Results, folders: tuple[Path, Path]
+    first: Results, second: Results, folders: tuple[Folders, Folders]
 ) -> tuple[list[Difference], list[Difference]]:
-    """Compares the tasks that both have; returns differences of tasks and of averages.
+    """Returns the differences of tasks, and of averages, of two results with the same runs.
 
     Args:
         first: Results of the first checkpoint.
         second: Results of the second.
-        folders: The folders of both evaluations, which hold the predictions.
+        folders: The folders of both evaluations' runs, which hold the predictions.
 
     Raises:
-        InputError: They have no run in common, or were judged on other rows.
+        InputError: They have no run in common, or were evaluated on other rows.
     """
+    what = "has no task and seed in common with --out"
+    check(bool(first.tasks), "--compare", first.checkpoint, "results of the same runs", what)
     tasks = []
     for result in first.tasks:
-        other = next((each for each in second.tasks if each.task == result.task), None)
-        if other is None:
-            continue
-        seeds = [seed for seed in result.scores if seed in other.scores]
-        if seeds:
-            pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
-            _check_rows(result.task, seeds, [labels for *_, labels in pairs], folders[0])
-            difference = _difference(result.task, pairs)
-            one_start = result.settings["start"] == "mnli"
-            tasks.append(replace(difference, one_start=one_start))
-    if not tasks:
-        raise InputError(
-            "has no task and seed in common with --out", key="--compare", found=str(folders[0])
-        )
+        seeds = list(result.scores)
+        pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
+        _check_labels(result.task, seeds, [labels for *_, labels in pairs])
+        one_start = result.settings["start"] == "mnli"
+        tasks.append(replace(_difference(result.task, pairs), one_start=one_start))
     return tasks, _averages(tasks)
 
 
@@ -121,7 +120,7 @@ def _difference(task: str, pairs: Sequence[tuple[Mapping[str, Array], ...]]) -> 
     """The difference of the scores of one task."""
     metrics = [metric for metric in REPORTED[task] if metric.name in COUNTED[task]]
 
-    def differences(rows: Mapping[str, Places]) -> list[float]:
+    def differences(rows: Mapping[str, Indices]) -> list[float]:
         found = []
         for first, second, labels in pairs:
             each = []
@@ -197,31 +196,32 @@ def _average(name: str, parts: Sequence[Difference]) -> Difference:
     )
 
 
-def _check_rows(
-    task: str, seeds: Sequence[int], labels: Sequence[Mapping[str, Array]], folder: Path
-) -> None:
-    """Refuses seeds that were judged on different rows, which cannot be drawn together."""
+def _check_labels(task: str, seeds: Sequence[int], labels: Sequence[Mapping[str, Array]]) -> None:
+    """Refuses seeds that were evaluated on different rows, which cannot be resampled together."""
     for seed, other in zip(seeds, labels, strict=True):
-        if any(not np.array_equal(labels[0][split], other[split]) for split in other):
-            raise InputError(
-                f"{task} was judged on other rows with seed {seed} than with seed {seeds[0]}",
-                key="--compare",
-                found=str(folder),
-                accepted="runs on the same data",
-            )
+        check(
+            all(np.array_equal(labels[0][split], other[split]) for split in other),
+            "--compare",
+            None,
+            "runs on the same data",
+            f"{task} was evaluated on other rows with seed {seed} than with seed {seeds[0]}",
+        )
 
 
 def _read_pair(
-    task: str, seed: int, folders: tuple[Path, Path]
+    task: str, seed: int, folders: tuple[Folders, Folders]
 ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
     """Predictions of both runs and the labels, by split."""
-    both = [read_predictions(folder, task, seed) for folder in folders]
+    both = [read_predictions(each[task, seed], task, seed) for each in folders]
     splits = [metric.split for metric in REPORTED[task]]
     labels = [{split: each[f"{split}.labels"] for split in splits} for each in both]
-    if any(not np.array_equal(labels[0][split], labels[1][split]) for split in splits):
-        raise InputError(
-            f"{task} was judged on other rows there", key="--compare", found=str(folders[0])
-        )
+    check(
+        all(np.array_equal(labels[0][split], labels[1][split]) for split in splits),
+        "--compare",
+        str(folders[0][task, seed]),
+        "runs on the same data",
+        f"{task} was evaluated on other rows there",
+    )
     first, second = ({split: each[f"{split}.predictions"] for split in splits} for each in both)
     return first, second, labels[0]
 
@@ -230,14 +230,14 @@ def read_predictions(folder: Path, task: str, seed: int) -> dict[str, Array]:
     """Returns what a run has predicted on its validation splits, and their labels.
 
     Args:
-        folder: The folder of an evaluation.
+        folder: The folder of the run.
         task: The task of the run.
         seed: Its seed.
 
     Raises:
         InputError: The file is not there, or not whole.
     """
-    path = folder / "jobs" / f"{task}-{seed}" / PREDICTIONS
+    path = folder / PREDICTIONS
     kinds = ("predictions", "labels")
     names = [f"{metric.split}.{kind}" for metric in REPORTED[task] for kind in kinds]
     try:
@@ -250,3 +250,92 @@ def read_predictions(folder: Path, task: str, seed: int) -> dict[str, Array]:
             found=str(path),
             accepted="two whole folders that `rrr glue --out` wrote",
         ) from error
+
+
+def check_comparable(first: Plan, second: Plan, folder: Path) -> None:
+    """Refuses two evaluations that have no comparable run.
+
+    Args:
+        first: The plan of the evaluation to compare with.
+        second: The plan of this evaluation.
+        folder: The folder of the first one.
+
+    Raises:
+        InputError: They have no task and seed in common, none of these has finished in the first
+            one, or a common task has other settings, other data or another start.
+    """
+    common = [task for task in second.tasks if task in first.tasks]
+    if not common:
+        refuse(
+            "--compare",
+            ", ".join(first.tasks),
+            ", ".join(second.tasks),
+            "has no task in common with this call",
+        )
+    if first.data != second.data:
+        _differs(folder, "results of other data", first.data, second.data)
+    for task in common:
+        _check_cells(task, first.tasks[task], second.tasks[task], folder, "other settings of")
+    if any(second.tasks[task].start == "mnli" for task in common):
+        if first.mnli_seed != second.mnli_seed:
+            what = "another run of MNLI to start from: its seed"
+            _differs(folder, what, first.mnli_seed, second.mnli_seed)
+        before, now = first.cells.get("mnli"), second.cells.get("mnli")
+        if before is not None and now is not None:
+            _check_cells("mnli", before, now, folder, "a start from other settings of")
+    seeds = {(task, seed) for task in common for seed in second.tasks[task].seeds}
+    runs = [run for run in first.runs(folder) if run.reported and (run.task, run.seed) in seeds]
+    if not runs:
+        accepted = ", ".join(map(str, sorted({seed for _, seed in seeds})))
+        what = "has no seed in common with this call"
+        refuse("--compare", str(folder), f"runs with the seeds {accepted}", what)
+    check(
+        any(run.finished for run in runs),
+        "--compare",
+        str(folder),
+        ", ".join(run.name for run in runs),
+        "has no finished run of this call's tasks and seeds",
+    )
+
+
+def check_results(first: Plan, second: Plan, folders: tuple[Path, Path]) -> None:
+    """Refuses results that cannot be compared, as far as is known before any job.
+
+    Args:
+        first: The plan of the evaluation to compare with.
+        second: The plan of this evaluation.
+        folders: The folders of both.
+
+    Raises:
+        InputError: A common task, or the run of MNLI that it starts from, has other texts or labels
+            in the first one, or predictions of common runs cannot be read.
+    """
+    reported = [
+        {(run.task, run.seed): run for run in plan.runs(home) if run.reported}
+        for plan, home in zip((first, second), folders, strict=True)
+    ]
+    for key, run in reported[0].items():
+        if key not in reported[1] or not run.finished:
+            continue
+        for task in (run.task, *([run.start.task] if run.start else [])):
+            before, now = (plan.data_sha256.get(task, {}) for plan in (first, second))
+            for split in before.keys() & now.keys():
+                if before[split] != now[split]:
+                    _differs(folders[0], f"other texts or labels of {task}", split, "the same")
+        for each in (run, reported[1][key]):
+            if each.finished:
+                read_predictions(each.folder, each.task, each.seed)
+
+
+def _check_cells(
+    task: str, before: TaskSettings, now: TaskSettings, folder: Path, what: str
+) -> None:
+    """Refuses settings that differ, and names the first one."""
+    other = other_cell(task, before, now)
+    if other is not None:
+        name, found, accepted = other
+        _differs(folder, f"{what} {task}, such as {name}", found, accepted)
+
+
+def _differs(folder: Path, what: str, found: object, accepted: object) -> None:
+    refuse("--compare", found, str(accepted), f"{folder} has {what}")

@@ -8,7 +8,6 @@ checkpoint while they train and go on from it when they are started again.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -32,12 +31,10 @@ from rrr_lightning.checkpointing import (
 )
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import read_json, sha256_of
-from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.fingerprint import fingerprint
-from rrr_lightning.glue.plan import CELLS, NETWORK
+from rrr_lightning.files import atomic_file, read_json
+from rrr_lightning.glue.plan import CELLS, NETWORK, PREDICTIONS, fingerprint
 from rrr_lightning.glue.protocol import TaskSettings
-from rrr_lightning.glue.scores import REPORTED
+from rrr_lightning.glue.results import REPORTED
 from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
@@ -53,11 +50,11 @@ class Diverged(InputError):
     """The training has diverged, which it would do again."""
 
 
-def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Runs one fine-tuning and returns its result, which it also writes.
 
     Args:
-        told: The settings of a `Run`.
+        config: What the job of a `Run` reads.
         folder: Where to write.
 
     Raises:
@@ -65,28 +62,27 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         Diverged: A prediction is not finite.
     """
     start = time.monotonic()
-    data = make_data(told)
-    check_data_of(told, data)
-    check_checkpoint_of(told)
-    model = make_network(told, data.num_classes)
-    check_checkpoint_of(told)  # once more: it may have been replaced while it was looked at
-    settings = settings_of(told)
-    start_sha256 = sha256_of(Path(told["checkpoint"])) if settings.start == "mnli" else None
+    data = make_data(config)
+    check_data_of(config, data)
+    model = make_network(config, data.num_classes)
+    check_checkpoint_of(config)  # after it was read: it may have been replaced meanwhile
+    settings = settings_of(config)
     steps = settings.steps(data.rows_trained)
     checkpoint = last_checkpoint(folder)
     first_step = check_checkpoint(checkpoint, model)["global_step"] if checkpoint.exists() else 0
-    trainer = _trainer(told, folder, steps, first_step)
+    trainer = _trainer(config, folder, steps, first_step)
     trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
     arrays = _validation(trainer, model, data)
-    if told["predict_test"]:
+    if config["predict_test"]:
         loaders = _loaders(data.predict_dataloader())
         arrays |= {
             f"{split}.predictions": _predict(trainer, model, data, split, loader)
             for split, loader in zip(data.test_splits, loaders, strict=True)
         }
-    if told["save_network"]:
+    if config["save_network"]:
         trainer.save_checkpoint(folder / NETWORK, weights_only=True)
-    _write_arrays(folder / PREDICTIONS, arrays)
+    with atomic_file(folder / PREDICTIONS) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     result = {
         "metrics": {
             metric.name: metric(
@@ -96,10 +92,9 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         },
         "rows": data.rows,
         "official_rows": data.official_rows,
-        "settings": {each.name: getattr(settings, each.name) for each in CELLS},
-        "fingerprint": told.get("fingerprint"),
+        "settings": {name: getattr(settings, name) for name in CELLS},
+        "fingerprint": config.get("fingerprint"),
         "data_sha256": data.sha256,
-        "start_sha256": start_sha256,
         "steps": steps,
         "device": trainer.strategy.root_device.type,
         "precision": trainer.precision,
@@ -110,41 +105,41 @@ def fine_tune(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def check_checkpoint_of(told: Mapping[str, Any]) -> None:
+def check_checkpoint_of(config: Mapping[str, Any]) -> None:
     """Refuses a checkpoint that has changed since the evaluation began.
 
-    The network of MNLI is not looked at, and nothing is where no fingerprint is known.
+    The network of MNLI lies in this evaluation's own folder and is not checked.
 
     Args:
-        told: The settings of a `Run`.
+        config: What the job of a `Run` reads.
 
     Raises:
         InputError: The checkpoint has another fingerprint.
     """
-    expected = told.get("fingerprint")
-    if expected is None or settings_of(told).start == "mnli":
+    expected = config.get("fingerprint")
+    if expected is None or settings_of(config).start == "mnli":
         return
-    found = fingerprint(told["checkpoint"])
+    found = fingerprint(config["checkpoint"])
     if found != expected:
         raise InputError(
-            f"{told['checkpoint']} has changed since the evaluation began",
+            f"{config['checkpoint']} has changed since the evaluation began",
             key="--checkpoint",
             found=found,
             accepted=f"{expected}; take a copy that nothing writes to any more",
         )
 
 
-def check_data_of(told: Mapping[str, Any], data: GlueDataModule) -> None:
+def check_data_of(config: Mapping[str, Any], data: GlueDataModule) -> None:
     """Refuses data that have changed since the evaluation began.
 
     Args:
-        told: The settings of a `Run`.
+        config: What the job of a `Run` reads.
         data: Its data.
 
     Raises:
         InputError: A split has other texts or labels.
     """
-    expected = told.get("data_sha256", data.sha256)
+    expected = config.get("data_sha256") or data.sha256
     for split, found in data.sha256.items():
         if found != expected[split]:
             raise InputError(
@@ -155,44 +150,44 @@ def check_data_of(told: Mapping[str, Any], data: GlueDataModule) -> None:
             )
 
 
-def make_data(told: Mapping[str, Any]) -> GlueDataModule:
+def make_data(config: Mapping[str, Any]) -> GlueDataModule:
     """Returns the data of a run."""
-    settings = settings_of(told)
+    settings = settings_of(config)
     return GlueDataModule(
-        told["task"],
-        told["data"],
+        config["task"],
+        config["data"],
         max_length=settings.max_length,
         global_batch_size=settings.batch_size,
-        micro_batch_size=told.get("micro_batch_size"),
+        micro_batch_size=config.get("micro_batch_size"),
         eval_batch_size=EVAL_BATCH_SIZE,
-        seed=told["seed"],
+        seed=config["seed"],
     )
 
 
-def make_network(told: Mapping[str, Any], num_classes: int) -> TextClassifier:
+def make_network(config: Mapping[str, Any], num_classes: int) -> TextClassifier:
     """Returns the network of a run, with a new head."""
-    settings = settings_of(told)
+    settings = settings_of(config)
     return TextClassifier(
-        told["checkpoint"],
+        config["checkpoint"],
         num_classes,
         dropout=settings.dropout,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_fraction=settings.warmup_fraction,
-        seed=told["seed"],
+        seed=config["seed"],
     )
 
 
-def settings_of(told: Mapping[str, Any]) -> TaskSettings:
+def settings_of(config: Mapping[str, Any]) -> TaskSettings:
     """Returns the settings of the task as the protocol has them."""
     names = TaskSettings.__dataclass_fields__
-    return TaskSettings(**{name: value for name, value in told.items() if name in names})
+    return TaskSettings(**{name: value for name, value in config.items() if name in names})
 
 
-def _trainer(told: Mapping[str, Any], folder: Path, steps: int, first_step: int) -> Trainer:
+def _trainer(config: Mapping[str, Any], folder: Path, steps: int, first_step: int) -> Trainer:
     """A trainer for one device; checkpoints are kept of long runs alone."""
     on_gpu = torch.cuda.is_available()
-    half = on_gpu and told["precision"] == "bf16"
+    half = on_gpu and config["precision"] == "bf16"
     is_long = steps > SAVE_EVERY_STEPS
     callbacks: list[Callback] = [_Lines()]
     if is_long:
@@ -271,13 +266,6 @@ def _predict(
 
 def _loaders(loaders: Any) -> list[Any]:
     return loaders if isinstance(loaders, list) else [loaders]
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(part, path)
 
 
 def main() -> None:

@@ -1,31 +1,43 @@
-"""From tasks and a protocol to jobs: one for every task and seed, and what they wait for."""
+"""`plan.json`: what an output folder of `rrr glue` holds, and the runs that follow from it.
+
+A run's folder carries the digest of everything that decides its result (settings, seed, checkpoint,
+texts and labels, and the run of MNLI that it starts from), so that results of different settings
+cannot meet in one folder. A later call may add tasks and seeds to an output folder; another
+checkpoint, other data, another protocol, or other settings of a task of which a run has finished
+are refused.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import hashlib
+import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rrr_lightning.data.glue_tasks import TASKS, find_task
-from rrr_lightning.errors import InputError
-from rrr_lightning.files import read_json
-from rrr_lightning.glue.protocol import Protocol, TaskSettings
-from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.errors import InputError, check, refuse
+from rrr_lightning.files import read_json, sha256_of
+from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
+from rrr_lightning.glue.results import GLUE, Results, TaskResult, collect
 from rrr_lightning.jobs import Job
 from rrr_lightning.jobs.process import MARKER, write_json
+from rrr_lightning.models.vocabulary import HUB_ID
 
-SETTINGS = "settings.json"
-NETWORK = "network.ckpt"
+PLAN, SETTINGS, NETWORK = "plan.json", "settings.json", "network.ckpt"
+PREDICTIONS = "predictions.npz"
 ALL = "all"
-CHECKPOINTS = "checkpoints"  # the folder that `checkpointing.last_checkpoint` looks into
-CELLS = [each for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
-TRAINED_BY = {*(each.name for each in CELLS), "fingerprint", "data_sha256"}
-START_SECONDS = 20.0
-JUDGED_FASTER = 3.0  # a forward pass against a training step
+CHECKPOINTS = (
+    "a checkpoint of a text model of this library, a Hugging Face folder with its tokenizer, or a "
+    "hub id"
+)
+SAME = "another folder, or the same checkpoint, data, protocol and settings"
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # names of files, not of hub ids
+PARTS = (".json", ".safetensors", ".bin", ".txt", ".model")  # of a Hugging Face folder
+CELLS = [each.name for each in dataclasses.fields(TaskSettings) if each.name != "seeds"]
 
 
 @dataclass(frozen=True)
@@ -35,44 +47,167 @@ class Run:
     Attributes:
         task: The task.
         seed: The seed.
-        folder: Where the job leaves its result.
-        settings: What the job is told, as plain types.
-        reported: Whether it was asked for; otherwise others start from it.
-        is_start: Whether others start from it.
+        folder: Where its job works; named after the digest of what decides the result.
+        config: What its job reads, as plain types.
+        reported: Whether it is part of the report; otherwise other runs start from it.
+        start: The run of MNLI that it starts from, None for the checkpoint.
     """
 
     task: str
     seed: int
     folder: Path
-    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
     reported: bool = True
-    is_start: bool = False
+    start: Run | None = None
 
     @property
     def name(self) -> str:
         """The name of its job."""
-        return _name(self.task, self.seed)
+        return f"{self.task}-{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is there."""
+        return (self.folder / MARKER).exists()
+
+    def result(self) -> dict[str, Any]:
+        """Returns what it has left in its folder."""
+        result: dict[str, Any] = read_json(self.folder / MARKER)["result"]
+        return result
+
+    def job(self) -> Job:
+        """Returns its job; its expected seconds follow the number of samples."""
+        task, config = find_task(self.task), self.config
+        steps = TaskSettings(**{name: config[name] for name in CELLS}).steps(task.rows["train"])
+        samples = steps * config["batch_size"] + sum(
+            task.rows[split] for split in task.validation_splits
+        )
+        program = (sys.executable, "-m", "rrr_lightning.glue.fine_tune")
+        needs = () if self.start is None else (self.start.name,)
+        command = (*program, str(self.folder / SETTINGS))
+        return Job(self.name, command, self.folder, 20 + samples / 100, needs)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run.
+    """What an output folder holds.
 
     Attributes:
-        runs: All runs.
-        jobs: Their jobs, in the same order.
-        notes: What the user should know before they start.
+        checkpoint: The checkpoint as the user wrote it.
+        fingerprint: A hash of its content, or a hub id.
+        data: Source of the data.
+        protocol: Name of the protocol.
+        predict_test: Whether test splits are predicted.
+        mnli_seed: Seed of the run that other tasks start from.
+        tasks: Settings of the tasks.
+        start: Settings of the run of MNLI that tasks start from; None where none does.
+        data_sha256: Hashes of texts and labels, by task and split, of tasks that have been read.
     """
 
-    runs: tuple[Run, ...]
-    jobs: tuple[Job, ...]
-    notes: tuple[str, ...]
+    checkpoint: str
+    fingerprint: str
+    data: str
+    protocol: str
+    predict_test: bool
+    mnli_seed: int
+    tasks: dict[str, TaskSettings] = field(default_factory=dict)
+    start: TaskSettings | None = None
+    data_sha256: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
-    def left(self) -> tuple[Run, ...]:
-        """The runs that have not finished."""
-        pairs = zip(self.runs, self.jobs, strict=True)
-        return tuple(run for run, job in pairs if not job.finished)
+    def starts_from_mnli(self) -> bool:
+        """Whether a task starts from MNLI's result."""
+        return any(cell.start == "mnli" for cell in self.tasks.values())
+
+    @property
+    def cells(self) -> dict[str, TaskSettings]:
+        """Settings of all tasks that run, MNLI included where others start from it."""
+        return {**({} if self.start is None else {"mnli": self.start}), **self.tasks}
+
+    def runs(self, folder: Path, micro_batch_size: int | None = None) -> tuple[Run, ...]:
+        """Returns all runs, finished or not; the run that others start from comes first."""
+        start = None
+        if self.starts_from_mnli:
+            reported = "mnli" in self.tasks and self.mnli_seed in self.tasks["mnli"].seeds
+            start = self._run(folder, "mnli", self.mnli_seed, micro_batch_size, reported=reported)
+        others = (
+            self._run(folder, task, seed, micro_batch_size, start if cell.start == "mnli" else None)
+            for task, cell in self.tasks.items()
+            for seed in cell.seeds
+            if start is None or (task, seed) != ("mnli", self.mnli_seed)
+        )
+        return (*([] if start is None else [start]), *others)
+
+    def runs_of(
+        self, call: Plan, folder: Path, micro_batch_size: int | None = None
+    ) -> tuple[Run, ...]:
+        """Returns the runs of a call, and the one that they start from."""
+        runs = [
+            run
+            for run in self.runs(folder, micro_batch_size)
+            if run.task in call.tasks and run.seed in call.tasks[run.task].seeds
+        ]
+        start = next((run.start for run in runs if run.start is not None), None)
+        missing = start is not None and start.name not in {run.name for run in runs}
+        return (*([start] if start is not None and missing else []), *runs)
+
+    def _run(
+        self,
+        folder: Path,
+        task: str,
+        seed: int,
+        micro_batch_size: int | None,
+        start: Run | None = None,
+        reported: bool = True,
+    ) -> Run:
+        cell = self.cells[task]
+        decides = {
+            **{name: getattr(cell, name) for name in CELLS},
+            "task": task,
+            "seed": seed,
+            "fingerprint": self.fingerprint,
+            "data_sha256": self.data_sha256.get(task),
+            "predict_test": self.predict_test,
+        }
+        config = {
+            **decides,
+            "checkpoint": local_path(self.checkpoint),
+            "data": self.data,
+            # Kept also where no task of this call starts from it, as a later call may add some.
+            "save_network": (task, seed) == ("mnli", self.mnli_seed),
+            "micro_batch_size": micro_batch_size,
+        }
+        if start is not None:
+            config["checkpoint"] = str(start.folder / NETWORK)
+            decides["start"] = start.folder.name
+        content = json.dumps(decides, sort_keys=True).encode()
+        name = f"{task}-{seed}-{hashlib.sha256(content).hexdigest()[:8]}"
+        return Run(task, seed, folder.absolute() / "jobs" / name, config, reported, start)
+
+    def results(self, folder: Path) -> Results:
+        """Collects what has finished."""
+        tasks: dict[str, TaskResult] = {}
+        start = None
+        for run in self.runs(folder):
+            if run.start is None and run.config["save_network"] and self.starts_from_mnli:
+                start = TaskResult(run.task)
+                _add(start, run)
+            if run.reported:
+                _add(tasks.setdefault(run.task, TaskResult(run.task)), run)
+        for result in tasks.values():
+            if result.settings.get("start") == "mnli" and start is not None and start.values:
+                result.start = start
+        return collect(self.checkpoint, self.protocol, tasks.values())
+
+    def write(self, folder: Path) -> None:
+        """Writes `plan.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / PLAN, dataclasses.asdict(self))
+
+
+def _add(result: TaskResult, run: Run) -> None:
+    found = run.result() if run.finished else None
+    result.add(run.seed, found, {name: run.config[name] for name in CELLS})
 
 
 def chosen_tasks(text: str) -> tuple[str, ...]:
@@ -84,128 +219,227 @@ def chosen_tasks(text: str) -> tuple[str, ...]:
     names: list[str] = []
     for name in filter(None, map(str.strip, text.split(","))):
         names += GLUE if name == ALL else [find_task(name, "--tasks", (ALL, *TASKS)).name]
-    if not names:
-        raise InputError("names no task", key="--tasks", found=text, accepted="all, or cola,rte")
+    check(bool(names), "--tasks", text, "all, or cola,rte", "names no task")
     return tuple(dict.fromkeys(names))
 
 
 def make_plan(
-    tasks: Sequence[str],
-    protocol: Protocol,
-    checkpoint: str,
-    data: str,
-    out: str | Path,
-    *,
-    rows: Mapping[str, tuple[int, int]] | None = None,
-    data_sha256: Mapping[str, Mapping[str, str]] | None = None,
-    samples_per_second: float = 100.0,
-    predict_test: bool = False,
-    micro_batch_size: int | None = None,
-    mnli_seed: int | None = None,
-    fingerprint: str | None = None,
+    checkpoint: str, data: str, tasks: Sequence[str], protocol: Protocol, predict_test: bool
 ) -> Plan:
-    """Plans the fine-tuning of a checkpoint.
+    """Returns the plan of a call.
+
+    Raises:
+        InputError: There is no such checkpoint.
+    """
+    where, mnli = Path(data).expanduser(), protocol.tasks["mnli"]
+    plan = Plan(
+        checkpoint,
+        fingerprint(checkpoint),
+        str(where.resolve()) if where.is_dir() else data,
+        protocol.name,
+        predict_test,
+        mnli.seeds[0],
+        {task: protocol.tasks[task] for task in tasks},
+    )
+    start = mnli.with_seeds(mnli.seeds[:1]) if plan.starts_from_mnli else None
+    return _named(dataclasses.replace(plan, start=start))
+
+
+def read_plan(folder: Path, key: str) -> Plan:
+    """Reads the plan of a folder.
+
+    Raises:
+        InputError: The folder is not one of an evaluation.
+    """
+    try:
+        content: dict[str, Any] = read_json(folder / PLAN)
+        content["tasks"] = {task: _settings(values) for task, values in content["tasks"].items()}
+        if content["start"] is not None:
+            content["start"] = _settings(content["start"])
+        return Plan(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"has no {PLAN} of an evaluation",
+            key=key,
+            found=str(folder),
+            accepted="a folder that `rrr glue --out` wrote",
+        ) from error
+
+
+def merge(plan: Plan, folder: Path) -> Plan:
+    """Returns the plan of a call together with what the folder holds already.
+
+    Test splits are predicted by all runs of a folder or by none, so a later call may leave
+    `--submission` out, and may add it as long as nothing has finished. Of a task of which nothing
+    has finished, such as one that has diverged, the settings of the latest call count.
+
+    Raises:
+        InputError: The folder is of another checkpoint, other data, another protocol or other
+            settings.
+    """
+    if _is_new(folder):
+        return plan
+    before = read_plan(folder, "--out")
+    if before.fingerprint != plan.fingerprint:
+        _refuse_checkpoint(folder, before.checkpoint, plan.checkpoint)
+    if before.data != plan.data:
+        _refuse(folder, "other data", before.data)
+    if base_name(before.protocol) != base_name(plan.protocol):
+        _refuse(folder, f"another protocol ({before.protocol})", base_name(before.protocol))
+    finished = {run.task for run in before.runs(folder) if run.finished}
+    if any(run.finished and run.start is not None for run in before.runs(folder)):
+        finished.add("mnli")
+    now = plan.cells
+    for task in sorted(finished & set(now)):
+        for known in (before.tasks.get(task), before.start if task == "mnli" else None):
+            other = None if known is None else other_cell(task, known, now[task])
+            if other is not None:
+                name, found, value = other
+                _refuse(folder, f"other settings of {task}: {name} is {value} in this call", found)
+    if plan.predict_test and not before.predict_test and finished:
+        refuse(
+            "--submission",
+            None,
+            "another --out, or none of --submission",
+            f"the finished runs in {folder} have not predicted the test splits",
+        )
+    tasks = {}
+    for task in {**before.tasks, **plan.tasks}:
+        cells = [each.tasks[task] for each in (before, plan) if task in each.tasks]
+        seeds = dict.fromkeys(seed for cell in cells for seed in cell.seeds)
+        tasks[task] = now.get(task, cells[0]).with_seeds(tuple(seeds))
+    # The run of MNLI that a folder has is the one that tasks start from, whatever the call's seeds.
+    seed = (before if before.starts_from_mnli or "mnli" in before.tasks else plan).mnli_seed
+    starts = any(cell.start == "mnli" for cell in tasks.values())
+    start = now.get("mnli", before.start) if starts else None
+    return _named(
+        dataclasses.replace(
+            plan,
+            tasks=tasks,
+            predict_test=before.predict_test or plan.predict_test,
+            mnli_seed=seed,
+            start=None if start is None else start.with_seeds([seed]),
+            data_sha256={t: s for t, s in before.data_sha256.items() if t in finished},
+        )
+    )
+
+
+def check_start(runs: Iterable[Run], of_call: Iterable[Run]) -> None:
+    """Refuses runs that would not all start from the same network.
 
     Args:
-        tasks: Names of tasks.
-        protocol: Their settings.
-        checkpoint: What every task starts from, unless the protocol has it start from MNLI.
-        data: Source of the data.
-        out: Folder of the evaluation; the jobs get `jobs/<task>-<seed>` in it.
-        rows: Rows to train and to judge on, by task; by default those of the official data.
-        data_sha256: What tells the texts and labels from others, by task and split; by default the
-            jobs take them as they are.
-        samples_per_second: How fast the network trains, for the order and the time left.
-        predict_test: Whether the test splits are predicted too, also by what is not reported: a
-            later call may ask for it.
-        micro_batch_size: The most samples per forward pass; by default those of a step.
-        mnli_seed: Seed of the run of MNLI that tasks start from; by default its first one.
-        fingerprint: What tells the checkpoint from others; by default the jobs take it as it is.
+        runs: All runs of the folder.
+        of_call: Those of this call.
+
+    Raises:
+        InputError: The run of MNLI is gone, and what started from it is there; or it has finished
+            and kept no network.
     """
-    home = Path(out).absolute() / "jobs"
-    wanted = {(task, seed): True for task in tasks for seed in protocol.tasks[task].seeds}
-    followers = [task for task in tasks if protocol.tasks[task].start == "mnli"]
-    source = ("mnli", protocol.tasks["mnli"].seeds[0] if mnli_seed is None else mnli_seed)
-    notes: list[str] = []
-    if followers and source not in wanted:
-        wanted = {source: False, **wanted}
-        what = "MNLI, which is fine-tuned first and not reported"
-        if (home / _name(*source) / MARKER).exists():
-            what = f"the finished run of MNLI with seed {source[1]}"
-        notes.append(f"{', '.join(followers)} start from {what}.")
-    runs, jobs = [], []
-    for (task, seed), reported in wanted.items():
-        cell = protocol.tasks[task]
-        start = home / _name(*source) / NETWORK if task in followers else checkpoint
-        told = {
-            **dataclasses.asdict(cell),
-            "task": task,
-            "seed": seed,
-            "checkpoint": str(start),
-            "data": data,
-            # Also where nobody starts from it in this call: a later one can ask for more tasks.
-            "save_network": (task, seed) == source,
-            "predict_test": predict_test,
-            "micro_batch_size": micro_batch_size,
-        }
-        del told["seeds"]
-        if data_sha256 is not None and task in data_sha256:
-            told["data_sha256"] = dict(data_sha256[task])
-        if fingerprint is not None:
-            told["fingerprint"] = fingerprint
-        begins = bool(followers) and (task, seed) == source
-        run = Run(task, seed, home / _name(task, seed), told, reported, begins)
-        trained, judged = (rows or {}).get(task) or _official_rows(task)
-        samples = cell.steps(trained) * cell.batch_size + judged / JUDGED_FASTER
-        seconds = START_SECONDS + samples / samples_per_second
-        needs = (_name(*source),) if task in followers else ()
-        runs.append(run)
-        jobs.append(Job(run.name, _command(run), run.folder, seconds, needs))
-    return Plan(tuple(runs), tuple(jobs), tuple(notes))
-
-
-def write_settings(plan: Plan) -> None:
-    """Writes what the jobs that have not finished are told.
-
-    What a job has trained by other settings, from another checkpoint, or from a run of MNLI that is
-    done again, is removed.
-    """
-    left = {run.name for run in plan.left}
-    for run, job in zip(plan.runs, plan.jobs, strict=True):
-        if run.name not in left:
+    names = {run.name for run in of_call}
+    for run in runs:
+        start = run.start
+        if start is None or start.name not in names:
             continue
-        changed = not TRAINED_BY.isdisjoint(told_otherwise(run))
-        if changed or not left.isdisjoint(job.needs):
-            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / SETTINGS, dict(run.settings))
+        if run.finished and not start.finished:
+            refuse(
+                "--out",
+                str(run.folder),
+                "the same call once the folders of all such runs are removed",
+                f"{run.name} started from a run of MNLI that is gone",
+            )
+        if not run.finished and start.finished and not (start.folder / NETWORK).exists():
+            refuse(
+                "--out",
+                str(start.folder),
+                "the same call once it is removed, and the folders of the runs that started from "
+                "it",
+                "a finished run of MNLI has kept no network that tasks could start from",
+            )
 
 
-def told_otherwise(run: Run) -> list[str]:
-    """What a job's settings file, if there is one, says otherwise than the plan.
+def other_cell(
+    task: str, before: TaskSettings, now: TaskSettings
+) -> tuple[str, object, object] | None:
+    """Returns the first setting of a task that differs, seeds aside, with both of its values.
 
-    Where a checkpoint lies does not matter.
+    >>> other_cell("rte", TaskSettings(3, 16, 1e-4, 0), TaskSettings(3, 16, 5e-4, 0))
+    ('rte.learning_rate', 0.0001, 0.0005)
     """
-    path = run.folder / SETTINGS
-    if not path.exists():
-        return []
-    before = read_json(path)
-    return [
-        name
-        for name, value in run.settings.items()
-        if name != "checkpoint" and before.get(name) != value
-    ]
+    for name in CELLS:
+        values = [getattr(settings, name) for settings in (before, now)]
+        if values[0] != values[1]:
+            # `InputError` leaves out a value of None.
+            shown = ["none" if value is None else value for value in values]
+            return f"{task}.{name}", shown[0], shown[1]
+    return None
 
 
-def _name(task: str, seed: int) -> str:
-    return f"{task}-{seed}"
+def fingerprint(checkpoint: str) -> str:
+    """Returns what tells a checkpoint from others: a hash of its content, or a hub id.
+
+    Of a folder, the files count that make the model and the tokenizer: other files, and folders in
+    it, change nothing.
+
+    Raises:
+        InputError: There is no such file or folder, and it is no hub id, or it is a run's folder.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        return sha256_of(path)
+    if path.is_dir():
+        last = path / "checkpoints" / "last.ckpt"
+        is_run = last.exists() and not (path / "config.json").exists()
+        what = "is the folder of a run, and no checkpoint"
+        check(not is_run, "--checkpoint", str(path), str(last), what)
+        files = sorted(each for each in path.iterdir() if each.suffix in PARTS and each.is_file())
+        content = "".join(f"{each.name} {sha256_of(each)}\n" for each in files)
+        return hashlib.sha256(content.encode()).hexdigest()
+    is_hub_id = HUB_ID.fullmatch(checkpoint) and path.suffix not in WEIGHTS
+    check(bool(is_hub_id), "--checkpoint", checkpoint, CHECKPOINTS, "no such file or folder")
+    return checkpoint
 
 
-def _command(run: Run) -> tuple[str, ...]:
-    program = (sys.executable, "-m", "rrr_lightning.glue.fine_tune")
-    return (*program, str(run.folder / SETTINGS))
+def local_path(checkpoint: str) -> str:
+    """Makes a local path absolute, so that a folder called `base` is not read as a size of BERT."""
+    path = Path(checkpoint).expanduser()
+    return str(path.resolve()) if path.exists() else checkpoint
 
 
-def _official_rows(task: str) -> tuple[int, int]:
-    found = find_task(task)
-    return found.rows["train"], sum(found.rows[split] for split in found.validation_splits)
+def _settings(values: dict[str, Any]) -> TaskSettings:
+    return TaskSettings(**{**values, "seeds": tuple(values["seeds"])})
+
+
+def _named(plan: Plan) -> Plan:
+    """Returns the plan with the protocol's name that its settings deserve."""
+    return dataclasses.replace(plan, protocol=name_of(plan.protocol, plan.cells))
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether no evaluation is there; refuses what holds something else, or can be no folder."""
+    try:
+        if (folder / PLAN).exists():
+            return False
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        refuse("--out", str(folder), None, f"cannot be a folder ({error.strerror})")
+    check(above.is_dir(), "--out", str(above), "a folder", "is a file")
+    check(
+        all(name.startswith(".") for name in names),
+        "--out",
+        str(folder),
+        "a new folder, or one that `rrr glue --out` wrote",
+        "holds other files",
+    )
+    return True
+
+
+def _refuse_checkpoint(folder: Path, before: str, now: str) -> NoReturn:
+    paths = [Path(each).expanduser().resolve() for each in (before, now)]
+    if paths[0] == paths[1]:
+        _refuse(folder, f"{now}, whose content has changed since", None)
+    _refuse(folder, f"another checkpoint than {now}", before)
+
+
+def _refuse(folder: Path, what: str, found: object) -> NoReturn:
+    refuse("--out", found, SAME, f"{folder} holds results of {what}")

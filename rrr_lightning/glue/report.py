@@ -7,14 +7,28 @@ papers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 
-from rrr_lightning.data.glue_tasks import TASKS
-from rrr_lightning.glue.picture import draw
-from rrr_lightning.glue.results import Results, TaskResult, mean_and_deviation, write_files
-from rrr_lightning.glue.scores import COUNTED, Average
+import numpy as np
 
-MARKDOWN, PICTURE = "glue.md", "glue.png"
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.glue.compare import Difference, Folders, compare
+from rrr_lightning.glue.results import (
+    AVERAGED,
+    COUNTED,
+    Average,
+    Results,
+    TaskResult,
+    mean_and_deviation,
+    write_files,
+)
+from rrr_lightning.jobs.process import write_json
+
+MARKDOWN, PICTURE, COMPARISON = "glue.md", "glue.png", "comparison"
+FILLS = ("0.8", "0.45")
+HATCHES = ("", "///")
 SUBSET = " ‡"
 SUBSET_NOTE = (
     "‡ A subset of the official data was trained or judged on: not a GLUE result, and not to be "
@@ -220,3 +234,171 @@ def _plain(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def draw(results: Sequence[Results], path: Path) -> None:
+    """Draws the scores of every task, side by side where there are two results.
+
+    Args:
+        results: One result, or two of the same tasks.
+        path: The file to write.
+    """
+    from matplotlib.figure import Figure
+
+    names = [result.task for result in results[0].tasks]
+    figure = Figure(figsize=(max(4.0, 1.1 * len(names) + 1.5), 3.8), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(results)
+    for number, each in enumerate(results):
+        scores = {result.task: list(result.scores.values()) for result in each.tasks}
+        places = np.arange(len(names)) + (number - (len(results) - 1) / 2) * width
+        means = [100 * float(np.mean(scores[name])) for name in names]
+        axes.bar(
+            places,
+            means,
+            0.92 * width,
+            color=FILLS[number],
+            edgecolor="black",
+            linewidth=0.8,
+            hatch=HATCHES[number],
+            label=each.checkpoint,
+        )
+        for place, name, mean in zip(places, names, means, strict=True):
+            values = [100 * score for score in scores[name]]
+            axes.scatter(
+                np.full(len(values), place),
+                values,
+                s=16,
+                color="white",
+                edgecolor="black",
+                zorder=3,
+            )
+            top = max(0.0, *values)
+            axes.annotate(
+                f"{mean:.1f}", (place, top), (0, 4), textcoords="offset points", ha="center",
+                fontsize=8,
+            )  # fmt: skip
+    labels = [
+        TASKS[result.task].folder
+        + (" ‡" if any(_is_subset(e, result.task) for e in results) else "")
+        for result in results[0].tasks
+    ]
+    axes.set_xticks(np.arange(len(names)), labels)
+    axes.set_ylabel("score × 100")
+    axes.margins(y=0.12)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = f"GLUE validation, {results[0].protocol}"
+    if any(label.endswith("‡") for label in labels):
+        title += " (‡ subset of the data)"
+    axes.set_title(title, fontsize=10)
+    if len(results) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    figure.savefig(path, dpi=150)
+
+
+def _is_subset(results: Results, task: str) -> bool:
+    return any(result.is_subset for result in results.tasks if result.task == task)
+
+
+def write_comparison(
+    first: Results, second: Results, folders: tuple[Folders, Folders], folder: Path
+) -> str:
+    """Writes `comparison.json`, `.md` and `.png`; returns the Markdown.
+
+    Args:
+        first: Results of the checkpoint to compare with.
+        second: Results of the checkpoint of this call.
+        folders: The folders of both evaluations' runs.
+        folder: Where to write.
+
+    Raises:
+        InputError: The two cannot be compared.
+    """
+    first, second = _in_common(first, second)
+    tasks, averages = compare(first, second, folders)
+    text = comparison_markdown(first, second, tasks, averages)
+    content = {
+        "first": {"checkpoint": first.checkpoint},
+        "second": {"checkpoint": second.checkpoint},
+        "subset": bool(_subsets(first, second)),
+        "tasks": {each.name: each.as_json() for each in tasks},
+        "averages": {each.name: each.as_json() for each in averages},
+    }
+    write_json(folder / f"{COMPARISON}.json", content, indent=1)
+    (folder / f"{COMPARISON}.md").write_text(text)
+    draw([first, second], folder / f"{COMPARISON}.png")
+    return text
+
+
+def comparison_markdown(
+    first: Results, second: Results, tasks: list[Difference], averages: list[Difference]
+) -> str:
+    """Returns the comparison as Markdown, of two results that have the same tasks and seeds."""
+    subsets = _subsets(first, second)
+    rows = []
+    for before, after, each in zip(first.tasks, second.tasks, tasks, strict=True):
+        means = [sum(scores.values()) / len(scores) for scores in (before.scores, after.scores)]
+        name = official_name(each.name) + (SUBSET if each.name in subsets else "")
+        rows.append((name, *map(percent, means), *_cells(each)))
+    for each in averages:
+        mark = "" if subsets.isdisjoint(AVERAGED[each.name]) else SUBSET
+        rows.append((f"**{each.name}**{mark}", "", "", *_cells(each)))
+    header = ("task", "first", "second", "difference", "95 % interval", "seeds", "interval over")
+    notes = [
+        f"# {second.checkpoint} against {first.checkpoint}",
+        "Scores and differences times 100, over the seeds that both have; second minus first.",
+        table(header, rows),
+        "Intervals over rows alone do not know how much another seed would change, and are too "
+        "narrow.",
+        *_computing_notes(first, second),
+        *start_notes(second),
+    ]
+    if subsets:
+        notes.append(SUBSET_NOTE)
+    return "\n\n".join(notes) + "\n"
+
+
+def _cells(each: Difference) -> tuple[str, ...]:
+    low, high = (f"{100 * value:+.2f}" for value in each.interval)
+    return f"{100 * each.value:+.2f}", f"{low} to {high}", str(each.seeds), each.over
+
+
+def _subsets(first: Results, second: Results) -> set[str]:
+    """The tasks of which one of the two had a subset of the official data."""
+    return {each.task for each in (*first.tasks, *second.tasks) if each.is_subset}
+
+
+def _computing_notes(first: Results, second: Results) -> list[str]:
+    """The tasks of which a pair of runs had different devices or precisions."""
+    notes = []
+    for before, after in zip(first.tasks, second.tasks, strict=True):
+        known = before.computed.keys() & after.computed.keys()
+        if any(before.computed[seed] != after.computed[seed] for seed in known):
+            notes.append(
+                f"{official_name(before.task)} was computed in different ways: "
+                f"first {computed_in_words(before)}; second {computed_in_words(after)}."
+            )
+    return notes
+
+
+def _in_common(first: Results, second: Results) -> tuple[Results, Results]:
+    """Both with the tasks and seeds alone that both have."""
+    runs = [
+        {(result.task, seed) for result in each.tasks for seed in result.scores}
+        for each in (first, second)
+    ]
+    return _only(first, runs[0] & runs[1]), _only(second, runs[0] & runs[1])
+
+
+def _only(results: Results, runs: AbstractSet[tuple[str, int]]) -> Results:
+    tasks = []
+    for result in results.tasks:
+        seeds = [seed for seed in result.scores if (result.task, seed) in runs]
+        values = {
+            name: {seed: by_seed[seed] for seed in seeds} for name, by_seed in result.values.items()
+        }
+        computed = {seed: how for seed, how in result.computed.items() if seed in seeds}
+        if seeds:
+            tasks.append(replace(result, values=values, computed=computed, missing=[]))
+    return Results(results.checkpoint, results.protocol, tuple(tasks))

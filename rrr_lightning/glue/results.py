@@ -1,4 +1,4 @@
-"""What the runs have left, put together: values by task, metric and seed, and what they rest on.
+"""Metrics of the tasks, the averages that papers report, and the results of all runs.
 
 Values are fractions, as everywhere in the library; reports show them times 100, as papers do.
 """
@@ -6,20 +6,190 @@ Values are fractions, as everywhere in the library; reports show them times 100,
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rrr_lightning.errors import InputError
-from rrr_lightning.files import read_json
-from rrr_lightning.glue.plan import CELLS, Run
-from rrr_lightning.glue.scores import GLUE, REPORTED, Average, averages, task_scores
-from rrr_lightning.jobs.process import MARKER, write_json
+from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.jobs.process import write_json
 
 JSON, TABLE = "glue.json", "glue.csv"
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric on one split.
+
+    Attributes:
+        name: `accuracy_mismatched` is the accuracy on MNLI's mismatched split.
+        split: The split, as the hub names it.
+    """
+
+    name: str
+    split: str = "validation"
+
+    def __call__(self, predictions: Array, labels: Array) -> float:
+        """Returns the value; NaN where a prediction is NaN."""
+        # Loads torchmetrics, which a report on finished runs can spare.
+        from rrr_lightning.models.text_scores import score_of
+
+        return score_of(self.name.removesuffix("_mismatched"), predictions, labels)
+
+
+_ACCURACY = (Metric("accuracy"),)
+
+# Every metric of a task is reported; its score is the mean of those that count.
+REPORTED: dict[str, tuple[Metric, ...]] = {
+    "cola": (Metric("matthews"), Metric("accuracy")),
+    "sst2": _ACCURACY,
+    "mrpc": (Metric("accuracy"), Metric("f1")),
+    "stsb": (Metric("pearson"), Metric("spearman")),
+    "qqp": (Metric("accuracy"), Metric("f1")),
+    "mnli": (
+        Metric("accuracy", "validation_matched"),
+        Metric("accuracy_mismatched", "validation_mismatched"),
+    ),
+    "qnli": _ACCURACY,
+    "rte": _ACCURACY,
+    "wnli": _ACCURACY,
+}
+COUNTED: dict[str, tuple[str, ...]] = {
+    **{task: tuple(metric.name for metric in metrics) for task, metrics in REPORTED.items()},
+    "cola": ("matthews",),
+    "stsb": ("spearman",),
+}
+
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+GLUE_LARGE = ("mnli", "qnli", "qqp", "sst2")
+NINE = (
+    ("mnli", "accuracy"),
+    ("mnli", "accuracy_mismatched"),
+    ("qnli", "accuracy"),
+    ("qqp", "f1"),
+    ("sst2", "accuracy"),
+    ("cola", "matthews"),
+    ("stsb", "pearson"),
+    ("mrpc", "f1"),
+    ("rte", "accuracy"),
+)
+# The tasks of every average; of "tasks here" those that have been run.
+AVERAGED: dict[str, tuple[str, ...]] = {
+    "GLUE": GLUE,
+    "GLUE-Large": GLUE_LARGE,
+    "nine numbers": tuple(dict.fromkeys(task for task, _ in NINE)),
+    "tasks here": GLUE,
+}
+
+Runs = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Values by task, metric and seed."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean over tasks or numbers.
+
+    Attributes:
+        name: What it is called.
+        what: What it is the mean of, in words.
+        tasks: The tasks that it needs.
+        value: The mean; None where something it needs is missing.
+        error: Its standard error over seeds; None where a task has one seed.
+        missing: The tasks that are missing; the mean of the tasks here is given without them.
+        alone: The tasks with one seed, for which the mean has no error.
+        missing_seeds: Seeds of its tasks that are missing, by task; the mean is given without them.
+    """
+
+    name: str
+    what: str
+    tasks: tuple[str, ...] = ()
+    value: float | None = None
+    error: float | None = None
+    missing: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+    missing_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """Returns the score of each seed: the mean of the metrics that count."""
+    counted = [values[name] for name in COUNTED[task]]
+    return {seed: float(np.mean([each[seed] for each in counted])) for seed in counted[0]}
+
+
+def averages(
+    runs: Runs,
+    missing_seeds: Mapping[str, Sequence[int]] | None = None,
+    missing: Sequence[str] = (),
+) -> list[Average]:
+    """Returns every average that can be compared with those of papers, and that of what is here.
+
+    Args:
+        runs: Values by task, metric and seed.
+        missing_seeds: Seeds that were asked for and have no result, by task.
+        missing: Tasks that were asked for and have no result of any seed.
+    """
+    scores = {task: list(task_scores(task, values).values()) for task, values in runs.items()}
+    here = tuple(task for task in AVERAGED["tasks here"] if task in scores)
+    names = ", ".join(TASKS[task].folder for task in here) or "the tasks here, WNLI aside"
+    of_here = _of_tasks("tasks here", f"mean of the scores of {names}", here, scores)
+    found = [
+        _of_tasks("GLUE", "mean of the 8 task scores, WNLI aside", GLUE, scores),
+        _of_tasks("GLUE-Large", "mean of the scores of MNLI, QNLI, QQP, SST-2", GLUE_LARGE, scores),
+        _of_nine(runs),
+        replace(of_here, missing=tuple(task for task in GLUE if task in missing)),
+    ]
+    seeds = {task: tuple(each) for task, each in (missing_seeds or {}).items() if each}
+    return [
+        replace(each, missing_seeds={task: seeds[task] for task in each.tasks if task in seeds})
+        for each in found
+    ]
+
+
+def _of_tasks(
+    name: str, what: str, tasks: Sequence[str], scores: Mapping[str, list[float]]
+) -> Average:
+    missing = tuple(task for task in tasks if task not in scores)
+    if missing or not tasks:
+        return Average(name, what, tuple(tasks), missing=missing)
+    return _mean(name, what, {task: scores[task] for task in tasks}, len(tasks))
+
+
+def _mean(name: str, what: str, parts: Mapping[str, Sequence[float]], count: int) -> Average:
+    """The mean of so many numbers, of which `parts` has the sum by task, for each seed."""
+    value = float(np.sum([np.mean(each) for each in parts.values()])) / count
+    alone = tuple(task for task, each in parts.items() if len(each) < 2)
+    error = None
+    if not alone:
+        squares = [float(np.var(each, ddof=1)) / len(each) for each in parts.values()]
+        error = math.sqrt(math.fsum(squares)) / count
+    return Average(name, what, tuple(parts), value, error, alone=alone)
+
+
+def _of_nine(runs: Runs) -> Average:
+    what = (
+        "mean of MNLI-m, MNLI-mm, QNLI, SST-2 and RTE accuracy, QQP and MRPC F1, "
+        "CoLA Matthews and STS-B Pearson correlation"
+    )
+    tasks = AVERAGED["nine numbers"]
+    missing = tuple(task for task in tasks if task not in runs)
+    if missing:
+        return Average("nine numbers", what, tasks, missing=missing)
+    # Both numbers of MNLI are of one network: their sum is what changes from seed to seed.
+    parts = {
+        task: [
+            math.fsum(values)
+            for values in zip(
+                *(runs[task][name].values() for t, name in NINE if t == task), strict=True
+            )
+        ]
+        for task in tasks
+    }
+    return _mean("nine numbers", what, parts, len(NINE))
 
 
 @dataclass
@@ -34,7 +204,6 @@ class TaskResult:
         settings: How it was fine-tuned.
         missing: Seeds without a result.
         computed: Device and precision by seed.
-        data_sha256: What each run has recorded of its data, by split.
         uneven: Whether seeds were trained or judged on different numbers of rows.
         start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
     """
@@ -46,9 +215,20 @@ class TaskResult:
     settings: dict[str, Any] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     computed: dict[int, tuple[str, str]] = field(default_factory=dict)
-    data_sha256: list[dict[str, str]] = field(default_factory=list)
     uneven: bool = False
     start: TaskResult | None = None
+
+    def add(self, seed: int, found: Mapping[str, Any] | None, settings: dict[str, Any]) -> None:
+        """Adds what the run of a seed has left, None where it has not finished."""
+        if found is None:
+            self.missing.append(seed)
+            return
+        for metric in REPORTED[self.task]:
+            self.values.setdefault(metric.name, {})[seed] = found["metrics"][metric.name]
+        self.uneven |= bool(self.rows) and self.rows != found["rows"]
+        self.rows, self.official_rows = found["rows"], found["official_rows"]
+        self.computed[seed] = (found["device"], found["precision"])
+        self.settings = settings
 
     @property
     def is_subset(self) -> bool:
@@ -123,77 +303,15 @@ class Results:
         }
 
 
-def collect(checkpoint: str, protocol: str, runs: Iterable[Run]) -> Results:
-    """Reads the results of the reported runs that have finished."""
-    found: dict[str, TaskResult] = {}
-    start = None
-    for run in runs:
-        if run.is_start:
-            start = TaskResult(run.task)
-            _add(start, run)
-        if run.reported:
-            _add(found.setdefault(run.task, TaskResult(run.task)), run)
-    for result in found.values():
-        if result.settings.get("start") == "mnli" and start is not None and start.values:
-            result.start = start
-    order = sorted(found.values(), key=lambda result: _place(result.task))
+def collect(checkpoint: str, protocol: str, tasks: Iterable[TaskResult]) -> Results:
+    """Returns the results of tasks in the order of reports."""
+    order = sorted(tasks, key=lambda result: [*GLUE, "wnli"].index(result.task))
     return Results(
         checkpoint,
         protocol,
         tuple(result for result in order if result.values),
         tuple(result.task for result in order if not result.values),
     )
-
-
-def _add(result: TaskResult, run: Run) -> None:
-    """Adds what a run has left to the result of its task."""
-    marker = run.folder / MARKER
-    if not marker.exists():
-        result.missing.append(run.seed)
-        return
-    left = read_json(marker)["result"]
-    for metric in REPORTED[run.task]:
-        result.values.setdefault(metric.name, {})[run.seed] = left["metrics"][metric.name]
-    result.uneven |= bool(result.rows) and result.rows != left["rows"]
-    result.rows, result.official_rows = left["rows"], left["official_rows"]
-    result.data_sha256.append(left["data_sha256"])
-    result.computed[run.seed] = (left["device"], left["precision"])
-    result.settings = {each.name: run.settings[each.name] for each in CELLS}
-
-
-def check_data(
-    results: Results,
-    rows: Mapping[str, tuple[int, int]],
-    data_sha256: Mapping[str, Mapping[str, str]],
-) -> None:
-    """Refuses data that have changed since runs of the same task have finished.
-
-    Args:
-        results: What has finished.
-        rows: Rows to train and to judge on, by task.
-        data_sha256: What tells their texts and labels from others, by task and split.
-
-    Raises:
-        InputError: A task has other rows than its finished runs.
-    """
-    for result in results.tasks:
-        before = (result.trained_rows, result.judged_rows)
-        now = rows.get(result.task, before)
-        if now != before:
-            raise InputError(
-                f"has changed since runs of {result.task} have finished in --out",
-                key="--data",
-                found=f"{now[0]} rows to train and {now[1]} to judge on",
-                accepted=f"{before[0]} and {before[1]}",
-            )
-        for split, found in data_sha256.get(result.task, {}).items():
-            if any(known.get(split, found) != found for known in result.data_sha256):
-                raise InputError(
-                    f"has other texts or labels than when runs of {result.task} finished in --out",
-                    key="--data",
-                    found=split,
-                    accepted="the rows as they were, or another --out",
-                )
 
 
 def write_files(results: Results, folder: Path) -> None:
@@ -246,7 +364,3 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
         },
         "settings": result.settings,
     }
-
-
-def _place(task: str) -> int:
-    return [*GLUE, "wnli"].index(task)

@@ -17,8 +17,7 @@ import numpy as np
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS, GlueTask
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.plan import Run
+from rrr_lightning.glue.plan import PREDICTIONS, Run
 from rrr_lightning.glue.results import Results
 
 FILES = (

@@ -34,9 +34,9 @@ from rrr_lightning.export import export_checkpoint
 from rrr_lightning.files import read_json
 from rrr_lightning.glue.fine_tune import fine_tune
 from rrr_lightning.glue.fine_tune import settings_of as cell_of
-from rrr_lightning.glue.fingerprint import fingerprint
+from rrr_lightning.glue.plan import fingerprint
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.scores import COUNTED, REPORTED
+from rrr_lightning.glue.results import COUNTED, REPORTED
 from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.metrics_file import NAME as LOG
 from rrr_lightning.metrics_file import MetricsFile

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC_SPLIT, TASKS
-from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.plan import Plan, make_plan
+from rrr_lightning.glue.plan import PREDICTIONS, Plan, make_plan, read_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
-from rrr_lightning.glue.record import Record, make_record
-from rrr_lightning.glue.scores import GLUE, REPORTED
+from rrr_lightning.glue.results import GLUE, REPORTED
 from rrr_lightning.jobs.process import MARKER, write_json
 
 ROWS = 200
@@ -52,10 +49,9 @@ def finish(
     quality: float,
     subset: bool = False,
     computed: tuple[str, str] = ("cpu", "32-true"),
-    data_sha256: dict[str, str] | None = None,
 ) -> None:
     """Leaves in a job's folder what its job would."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     arrays = predictions(task, seed, quality)
     if task == "mnli":
         arrays[f"{DIAGNOSTIC_SPLIT}.predictions"] = diagnostic()
@@ -69,15 +65,20 @@ def finish(
     rows = {**official, "train": 1000} if subset else official
     result = {"metrics": metrics, "rows": rows, "official_rows": official, "steps": 1, "seconds": 1}
     device, precision = computed
-    result |= {"device": device, "precision": precision, "data_sha256": data_sha256 or {}}
+    result |= {"device": device, "precision": precision}
     write_json(folder / MARKER, {"result": result})
 
 
 def finish_again(folder: Path, task: str, seed: int, computed: tuple[str, str]) -> None:
     """Leaves in the folder of an evaluation what the job would on another device."""
-    home = folder / "jobs" / f"{task}-{seed}"
+    home = run_folder(folder, f"{task}-{seed}")
     shutil.rmtree(home)
     finish(home, task, seed, 0.8, computed=computed)
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """The folder of a run of an evaluation."""
+    return {run.name: run.folder for run in read_plan(folder, "--out").runs(folder)}[name]
 
 
 def evaluation(
@@ -88,25 +89,15 @@ def evaluation(
     subset: tuple[str, ...] = (),
     protocol: Protocol | None = None,
     data_sha256: dict[str, str] | None = None,
-) -> Record:
+) -> Plan:
     """Makes the folder of a finished evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocol or find_protocol("quick", seeds=seeds)
-    record = make_record("hub/name", "data", tasks, protocol, False)
-    record = dataclasses.replace(record, checkpoint=f"{folder.name}.ckpt")
-    record.write(folder)
-    for task in tasks:
-        for seed in seeds:
-            home = folder / "jobs" / f"{task}-{seed}"
-            finish(home, task, seed, quality, task in subset, data_sha256=data_sha256)
-    return record
-
-
-def small_plan(
-    folder: Path, fingerprint: str | None = "abc", data_sha256: Any = None, **settings: object
-) -> Plan:
-    """Plans one run of RTE after one of MNLI, and one of CoLA."""
-    table = find_protocol("published", settings, seeds=[1])
-    tasks = ("rte", "cola")
-    known: Any = {"fingerprint": fingerprint, "data_sha256": data_sha256}
-    return make_plan(tasks, table, "a", "data", folder, mnli_seed=1, **known)
+    plan = make_plan("hub/name", "data", tasks, protocol, False)
+    known = {task: data_sha256 or {"train": "abc"} for task in (*tasks, "mnli")}
+    plan = dataclasses.replace(plan, checkpoint=f"{folder.name}.ckpt", data_sha256=known)
+    plan.write(folder)
+    for run in plan.runs(folder):
+        if run.reported:
+            finish(run.folder, run.task, run.seed, quality, run.task in subset)
+    return plan

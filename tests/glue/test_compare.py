@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,25 @@ from scipy.stats import t as student
 
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue import compare as module
-from rrr_lightning.glue.compare import PREDICTIONS, Difference, compare
+from rrr_lightning.glue.compare import Difference, compare, folders_of
+from rrr_lightning.glue.plan import PREDICTIONS, Plan
 from rrr_lightning.glue.protocol import find_protocol
-from tests.glue.made import evaluation
+from tests.glue.made import evaluation, run_folder
 
 
 def two(
     tmp_path: Path, tasks: tuple[str, ...], better: float, seeds: tuple[int, ...] = (1, 2, 3)
 ) -> tuple[list[Difference], list[Difference]]:
-    folders = (tmp_path / "first", tmp_path / "second")
-    first = evaluation(folders[0], tasks, 0.7, seeds)
-    second = evaluation(folders[1], tasks, better, seeds)
-    return compare(first.results(folders[0]), second.results(folders[1]), folders)
+    homes = (tmp_path / "first", tmp_path / "second")
+    plans = [evaluation(homes[0], tasks, 0.7, seeds), evaluation(homes[1], tasks, better, seeds)]
+    return compared(plans, homes)
+
+
+def compared(
+    plans: Sequence[Plan], homes: tuple[Path, Path]
+) -> tuple[list[Difference], list[Difference]]:
+    first, second = (plan.results(home) for plan, home in zip(plans, homes, strict=True))
+    return compare(first, second, (folders_of(plans[0], homes[0]), folders_of(plans[1], homes[1])))
 
 
 def test_a_checkpoint_against_itself_differs_by_nothing(tmp_path: Path) -> None:
@@ -107,43 +115,34 @@ def test_seeds_that_agree_by_chance_do_not_end_the_doubt() -> None:
 @pytest.mark.parametrize("rows", [150, 250])
 def test_seeds_that_were_judged_on_different_rows_are_refused(tmp_path: Path, rows: int) -> None:
     folders = (tmp_path / "first", tmp_path / "second")
-    results = [evaluation(each, ("rte",), 0.7, (1, 2)).results(each) for each in folders]
+    plans = [evaluation(each, ("rte",), 0.7, (1, 2)) for each in folders]
     for each in folders:
-        path = each / "jobs" / "rte-2" / PREDICTIONS
+        path = run_folder(each, "rte-2") / PREDICTIONS
         arrays = {name: np.resize(array, rows) for name, array in np.load(path).items()}
         np.savez(path, **arrays)
-    line = "--compare: rte was judged on other rows with seed 2 than with seed 1"
+    line = "--compare: rte was evaluated on other rows with seed 2 than with seed 1"
     with pytest.raises(InputError, match=line):
-        compare(*results, folders)
+        compared(plans, folders)
 
 
 def test_other_rows_are_refused(tmp_path: Path) -> None:
     folders = (tmp_path / "first", tmp_path / "second")
-    first = evaluation(folders[0], ("rte",), 0.7, (1,)).results(folders[0])
-    second = evaluation(folders[1], ("rte",), 0.7, (1,)).results(folders[1])
-    path = folders[1] / "jobs" / "rte-1" / PREDICTIONS
+    plans = [evaluation(folder, ("rte",), 0.7, (1,)) for folder in folders]
+    path = run_folder(folders[1], "rte-1") / PREDICTIONS
     arrays = dict(np.load(path))
     arrays["validation.labels"] = 1 - arrays["validation.labels"]
     np.savez(path, **arrays)
-    with pytest.raises(InputError, match="--compare: rte was judged on other rows there"):
-        compare(first, second, folders)
-
-
-def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
-    folders = (tmp_path / "first", tmp_path / "second")
-    first = evaluation(folders[0], ("rte",), 0.7, (1,)).results(folders[0])
-    second = evaluation(folders[1], ("rte",), 0.7, (2,)).results(folders[1])
-    with pytest.raises(InputError, match="no task and seed in common"):
-        compare(first, second, folders)
+    with pytest.raises(InputError, match="--compare: rte was evaluated on other rows there"):
+        compared(plans, folders)
 
 
 def test_one_start_of_all_seeds_is_said_to_be_one(tmp_path: Path) -> None:
     folders = (tmp_path / "first", tmp_path / "second")
     protocol = find_protocol("published", seeds=(1, 2))
-    first, second = (
+    plans = [
         evaluation(folder, ("rte", "cola"), 0.7, (1, 2), protocol=protocol) for folder in folders
-    )
-    tasks, averages = compare(first.results(folders[0]), second.results(folders[1]), folders)
+    ]
+    tasks, averages = compared(plans, folders)
     assert {each.name: each.over for each in (*tasks, *averages)} == {
         "cola": "rows and seeds",
         "rte": "rows and seeds, after one run of MNLI",

@@ -15,8 +15,8 @@ from rrr_lightning.glue.report import (
     table,
     write_report,
 )
-from rrr_lightning.glue.scores import GLUE
-from tests.glue.made import evaluation, finish, finish_again
+from rrr_lightning.glue.results import GLUE
+from tests.glue.made import evaluation, finish, finish_again, run_folder
 
 
 def test_every_metric_and_seed_is_there(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_averages_that_no_subset_touches_are_not_marked(
 def test_an_average_says_which_seeds_it_is_without(tmp_path: Path) -> None:
     record = evaluation(tmp_path)
     for name in ("rte-2", "cola-1", "cola-3"):
-        shutil.rmtree(tmp_path / "jobs" / name)
+        shutil.rmtree(run_folder(tmp_path, name))
     lines = [line.split("|") for line in markdown(record.results(tmp_path)).splitlines()]
     cells = {line[1].strip(): line[2].strip() for line in lines if len(line) > 2}
     for name in ("GLUE", "nine numbers", "tasks here"):
@@ -130,7 +130,7 @@ def test_wnli_alone_is_in_no_average(tmp_path: Path) -> None:
 def test_what_starts_from_mnli_is_said_with_its_rows(tmp_path: Path) -> None:
     protocol = find_protocol("published", seeds=(1, 2))
     record = evaluation(tmp_path, ("rte", "cola"), seeds=(1, 2), protocol=protocol)
-    finish(tmp_path / "jobs" / "mnli-1", "mnli", 1, 0.8, subset=True)
+    finish(run_folder(tmp_path, "mnli-1"), "mnli", 1, 0.8, subset=True)
     text = markdown(record.results(tmp_path))
     assert "\n\nRTE start from one run of MNLI: the chance in that run is in no spread" in text
     settings = text.split("\n\n")[-1]
@@ -149,9 +149,9 @@ def test_an_average_without_an_error_says_why(tmp_path: Path) -> None:
 
 def test_an_unfinished_evaluation_is_reported_as_one(tmp_path: Path) -> None:
     record = evaluation(tmp_path, ("rte", "cola"))
-    shutil.rmtree(tmp_path / "jobs" / "rte-2")
+    shutil.rmtree(run_folder(tmp_path, "rte-2"))
     for seed in (1, 2, 3):
-        shutil.rmtree(tmp_path / "jobs" / f"cola-{seed}")
+        shutil.rmtree(run_folder(tmp_path, f"cola-{seed}"))
     text = markdown(record.results(tmp_path))
     assert "RTE: no result of seed 2." in text
     assert "No result of CoLA." in text

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.glue.plan import Plan
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.record import Record
 from rrr_lightning.glue.report import markdown
-from rrr_lightning.glue.results import check_data, mean_and_deviation, write_files
-from tests.glue.made import evaluation, finish, finish_again
+from rrr_lightning.glue.results import mean_and_deviation, write_files
+from tests.glue.made import evaluation, finish, finish_again, run_folder
 
 
 def test_json_has_every_seed_mean_and_deviation(tmp_path: Path) -> None:
@@ -50,9 +49,9 @@ def test_one_value_has_no_deviation(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     record = evaluation(tmp_path, ("rte", "cola"))
-    shutil.rmtree(tmp_path / "jobs" / "rte-2")
+    shutil.rmtree(run_folder(tmp_path, "rte-2"))
     for seed in (1, 2, 3):
-        shutil.rmtree(tmp_path / "jobs" / f"cola-{seed}")
+        shutil.rmtree(run_folder(tmp_path, f"cola-{seed}"))
     content = record.results(tmp_path).as_json()
     assert list(content["tasks"]) == ["rte"]
     assert content["tasks"]["rte"]["missing_seeds"] == [2]
@@ -63,7 +62,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_an_average_says_next_to_its_value_what_it_is_without(tmp_path: Path) -> None:
     record = evaluation(tmp_path)
-    shutil.rmtree(tmp_path / "jobs" / "rte-2")
+    shutil.rmtree(run_folder(tmp_path, "rte-2"))
     content = record.results(tmp_path).as_json()["averages"]
     assert content["GLUE"]["value"] is not None
     assert content["GLUE"]["missing_seeds"] == {"rte": [2]}
@@ -91,11 +90,11 @@ def test_csv_has_a_row_for_every_value(tmp_path: Path) -> None:
     assert row["rows_trained_before"] == ""
 
 
-def with_start(folder: Path, subset: tuple[str, ...]) -> Record:
+def with_start(folder: Path, subset: tuple[str, ...]) -> Plan:
     """A finished evaluation of RTE and CoLA, and of MNLI, which RTE starts from."""
     protocol = find_protocol("published", seeds=(1, 2))
     record = evaluation(folder, ("rte", "cola"), seeds=(1, 2), protocol=protocol)
-    finish(folder / "jobs" / "mnli-1", "mnli", 1, 0.8, "mnli" in subset)
+    finish(run_folder(folder, "mnli-1"), "mnli", 1, 0.8, "mnli" in subset)
     return record
 
 
@@ -123,20 +122,9 @@ def test_a_start_from_a_subset_makes_a_subset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_one_seed_on_a_subset_makes_a_subset(seed: int, tmp_path: Path) -> None:
     record = evaluation(tmp_path, ("rte",))
-    shutil.rmtree(tmp_path / "jobs" / f"rte-{seed}")
-    finish(tmp_path / "jobs" / f"rte-{seed}", "rte", seed, 0.8, subset=True)
+    shutil.rmtree(run_folder(tmp_path, f"rte-{seed}"))
+    finish(run_folder(tmp_path, f"rte-{seed}"), "rte", seed, 0.8, subset=True)
     (result,) = record.results(tmp_path).tasks
     assert result.uneven
     assert result.is_subset
     assert "RTE: its seeds had different numbers of rows" in markdown(record.results(tmp_path))
-
-
-def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
-    results = evaluation(tmp_path, ("rte",)).results(tmp_path)
-    check_data(results, {"rte": (2490, 277), "cola": (1, 1)}, {"rte": {"train": "a"}})
-    with pytest.raises(InputError) as refused:
-        check_data(results, {"rte": (2489, 277)}, {})
-    assert str(refused.value) == (
-        "--data: has changed since runs of rte have finished in --out; found '2489 rows to train "
-        "and 277 to judge on'; accepted: 2490 and 277"
-    )

@@ -11,10 +11,10 @@ import pytest
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.scores import GLUE
+from rrr_lightning.glue.plan import PREDICTIONS
+from rrr_lightning.glue.results import GLUE
 from rrr_lightning.glue.submission import FILES, file_name, write_submission
-from tests.glue.made import diagnostic, evaluation
+from tests.glue.made import diagnostic, evaluation, run_folder
 
 # From the sample submission of the benchmark: the lines of every file, its header among them, and
 # the words that may stand in it.
@@ -84,7 +84,7 @@ def test_the_best_seed_on_validation_is_taken(archive: zipfile.ZipFile, tmp_path
     results = evaluation(tmp_path / "again", ("rte",), seeds=(1, 2)).results(tmp_path / "again")
     scores = results.tasks[0].scores
     best = max(scores, key=lambda seed: scores[seed])
-    with np.load(tmp_path / "jobs" / f"rte-{best}" / PREDICTIONS) as arrays:
+    with np.load(run_folder(tmp_path, f"rte-{best}") / PREDICTIONS) as arrays:
         wanted = arrays["test.predictions"]
     with archive:
         lines = archive.read("RTE.tsv").decode().splitlines()[1:]
@@ -120,10 +120,10 @@ def test_nothing_is_missing_in_files_of_the_official_size(
 
 def test_runs_without_test_predictions_are_named(tmp_path: Path) -> None:
     record = evaluation(tmp_path, ("mnli",), seeds=(1,))
-    path = tmp_path / "jobs" / "mnli-1" / PREDICTIONS
+    path = run_folder(tmp_path, "mnli-1") / PREDICTIONS
     with np.load(path) as arrays:
         left = {name: array for name, array in arrays.items() if not name.startswith("test")}
     np.savez(path, **left)
-    with pytest.raises(InputError, match=r"--submission: the run has not predicted .*mnli-1'"):
+    with pytest.raises(InputError, match=r"--submission: the run has not predicted .*mnli-1-\w+'"):
         write_submission(record.results(tmp_path), record.runs(tmp_path), tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-def told(body: str, data: str, task: str = "rte", **changes: Any) -> dict[str, Any]:
+def config_of(body: str, data: str, task: str = "rte", **changes: Any) -> dict[str, Any]:
     """The settings of one job."""
     settings: dict[str, Any] = {
         "epochs": 1.0,
@@ -73,14 +74,12 @@ def told(body: str, data: str, task: str = "rte", **changes: Any) -> dict[str, A
     return {**settings, **changes}
 
 
-def run_here(
-    jobs: tuple[Job, ...], folder: Path, places: object, stream: Any, held: Held
-) -> Outcome:
+def run_here(jobs: Sequence[Job], folder: Path, places: object, stream: Any, held: Held) -> Outcome:
     """Runs fine-tuning jobs in this process, one after the other."""
     assert holder(folder / RUNNER_LOCK) is not None
     outcome = Outcome()
     for job in jobs:
-        assert all((folder / "jobs" / need / MARKER).exists() for need in job.needs)
+        assert all(list(folder.glob(f"jobs/{need}-*/{MARKER}")) for need in job.needs)
         if not job.finished:
             result = fine_tune(read_json(job.folder / SETTINGS), job.folder)
             write_json(job.folder / MARKER, {"result": result})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rrr_lightning.commands import COMMANDS
-from rrr_lightning.glue import evaluate as evaluation_module
+from rrr_lightning.glue import run as evaluation_module
 from rrr_lightning.jobs import Outcome
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate_glue.py"

@@ -8,29 +8,28 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.glue.plan import Plan, make_plan, merge, read_plan
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.record import Record, make_record, merge, read_record
 from rrr_lightning.jobs.process import MARKER
+from tests.glue.made import run_folder
 
 ACCEPTED = "another folder, or the same checkpoint, data, protocol and settings"
 
 
-def record_of(tasks: tuple[str, ...] = ("rte",), **settings: object) -> Record:
+def record_of(tasks: tuple[str, ...] = ("rte",), **settings: object) -> Plan:
     protocol = find_protocol("quick", settings or None, seeds=(1, 2))
-    return make_record("hub/name", "data", tasks, protocol, False)
+    return make_plan("hub/name", "data", tasks, protocol, False)
 
 
 def test_the_record_survives_its_file(tmp_path: Path) -> None:
     record = record_of(("rte", "cola"))
     record.write(tmp_path)
-    assert read_record(tmp_path, "--out") == record
+    assert read_plan(tmp_path, "--out") == record
 
 
 def test_tasks_and_seeds_may_be_added(tmp_path: Path) -> None:
     record_of().write(tmp_path)
-    more = make_record(
-        "hub/name", "data", ("cola", "rte"), find_protocol("quick", seeds=(3,)), False
-    )
+    more = make_plan("hub/name", "data", ("cola", "rte"), find_protocol("quick", seeds=(3,)), False)
     merged = merge(more, tmp_path)
     assert {task: cell.seeds for task, cell in merged.tasks.items()} == {
         "rte": (1, 2, 3),
@@ -40,17 +39,17 @@ def test_tasks_and_seeds_may_be_added(tmp_path: Path) -> None:
 
 
 def test_unreported_prerequisites_are_no_runs_of_the_report(tmp_path: Path) -> None:
-    record = make_record("hub/name", "data", ("rte",), find_protocol("published"), False)
+    record = make_plan("hub/name", "data", ("rte",), find_protocol("published"), False)
     runs = record.runs(tmp_path)
     assert {run.task for run in runs if run.reported} == {"rte"}
-    assert [run.name for run in runs if run.is_start] == ["mnli-19"]
+    assert {run.start.name for run in runs if run.start} == {"mnli-19"}
 
 
-def published(tasks: tuple[str, ...], **settings: object) -> Record:
-    return make_record("hub/name", "data", tasks, find_protocol("published", settings), False)
+def published(tasks: tuple[str, ...], **settings: object) -> Plan:
+    return make_plan("hub/name", "data", tasks, find_protocol("published", settings), False)
 
 
-def refusal(record: Record, folder: Path) -> str:
+def refusal(record: Plan, folder: Path) -> str:
     with pytest.raises(InputError) as refused:
         merge(record, folder)
     return str(refused.value)
@@ -58,8 +57,9 @@ def refusal(record: Record, folder: Path) -> str:
 
 def finish(folder: Path, *names: str) -> None:
     for name in names:
-        (folder / "jobs" / name).mkdir(parents=True, exist_ok=True)
-        (folder / "jobs" / name / MARKER).touch()
+        home = run_folder(folder, name)
+        home.mkdir(parents=True, exist_ok=True)
+        (home / MARKER).touch()
 
 
 def test_settings_of_a_task_may_change_until_one_of_its_runs_has_finished(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_folder_with_changed_settings_keeps_the_name_of_a_changed_protocol(
 
 def test_names_follow_the_seeds_that_are_there(tmp_path: Path) -> None:
     published(("cola",), cola={"seeds": [19]}).write(tmp_path)
-    assert read_record(tmp_path, "--out").protocol == "published, other seeds"
+    assert read_plan(tmp_path, "--out").protocol == "published, other seeds"
     assert merge(published(("cola",)), tmp_path).protocol == "published"
 
 
@@ -139,7 +139,7 @@ def test_the_settings_of_mnli_count_where_tasks_start_from_it(
 
 def test_the_start_stays_where_later_calls_do_not_need_it(tmp_path: Path) -> None:
     published(("rte",), mnli={"max_steps": 1}).write(tmp_path)
-    later = make_record("hub/name", "data", ("cola",), find_protocol(seeds=[5]), False)
+    later = make_plan("hub/name", "data", ("cola",), find_protocol(seeds=[5]), False)
     merged = merge(later, tmp_path)
     assert (merged.mnli_seed, merged.cells["mnli"].max_steps) == (19, 1)
     assert {run.name for run in merged.runs(tmp_path)} >= {"mnli-19", "rte-19", "cola-5"}
@@ -203,18 +203,18 @@ def test_a_path_that_is_written_otherwise_is_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["rte", "mnli"])
 def test_later_calls_start_from_the_run_of_mnli_that_is_there(first: str, tmp_path: Path) -> None:
-    make_record("x", "data", (first,), find_protocol(seeds=(1, 2)), False).write(tmp_path)
-    second = make_record("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
+    make_plan("x", "data", (first,), find_protocol(seeds=(1, 2)), False).write(tmp_path)
+    second = make_plan("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
     merged = merge(second, tmp_path)
     assert (merged.mnli_seed, merged.cells["mnli"].seeds[0]) == (1, 1)
     assert merged.start is not None
     assert merged.start.seeds == (1,)
-    assert [run.name for run in merged.runs(tmp_path) if run.is_start] == ["mnli-1"]
+    assert {run.start.name for run in merged.runs(tmp_path) if run.start} == {"mnli-1"}
 
 
 def test_a_folder_without_mnli_has_no_seed_of_it(tmp_path: Path) -> None:
-    make_record("x", "data", ("cola",), find_protocol(seeds=(1,)), False).write(tmp_path)
-    second = make_record("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
+    make_plan("x", "data", ("cola",), find_protocol(seeds=(1,)), False).write(tmp_path)
+    second = make_plan("x", "data", ("rte",), find_protocol(seeds=(2,)), False)
     assert merge(second, tmp_path).mnli_seed == 2
 
 
@@ -223,7 +223,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--out: holds other files"):
         merge(record_of(), tmp_path)
     with pytest.raises(InputError, match=r"--compare: has no plan.json of an evaluation"):
-        read_record(tmp_path, "--compare")
+        read_plan(tmp_path, "--compare")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

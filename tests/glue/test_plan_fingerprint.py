@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.fingerprint import fingerprint
+from rrr_lightning.glue.plan import fingerprint
 
 
 @pytest.mark.parametrize("name", ["none.ckpt", "no/such/folder", "/nowhere/at/all"])

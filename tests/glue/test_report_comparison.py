@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrr_lightning.glue import side_by_side as module
-from rrr_lightning.glue.record import Record
-from rrr_lightning.glue.report import official_name
-from rrr_lightning.glue.results import Results
-from rrr_lightning.glue.scores import GLUE
-from rrr_lightning.glue.side_by_side import write_comparison
+from rrr_lightning.errors import InputError
+from rrr_lightning.glue import report as module
+from rrr_lightning.glue.compare import folders_of
+from rrr_lightning.glue.plan import Plan
+from rrr_lightning.glue.report import official_name, write_comparison
+from rrr_lightning.glue.results import GLUE, Results
 from tests.glue.made import evaluation, finish_again
 
 
@@ -21,8 +21,7 @@ def test_differences_with_intervals_in_three_files(tmp_path: Path) -> None:
     folders = (tmp_path / "first", tmp_path / "second")
     first = evaluation(folders[0], ("rte", "cola"), 0.7, subset=("cola",))
     second = evaluation(folders[1], ("rte", "cola", "mrpc"), 0.9)
-    results = [each.results(folder) for each, folder in zip((first, second), folders, strict=True)]
-    text = write_comparison(results[0], results[1], folders, folders[1])
+    text = compared(first, second, folders)
     assert (folders[1] / "comparison.md").read_text() == text
     assert (folders[1] / "comparison.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((folders[1] / "comparison.json").read_text())
@@ -50,9 +49,19 @@ def test_a_subset_of_a_task_that_is_not_compared_is_none(tmp_path: Path) -> None
     assert "‡" not in text
 
 
-def compared(first: Record, second: Record, folders: tuple[Path, Path]) -> str:
+def compared(first: Plan, second: Plan, folders: tuple[Path, Path]) -> str:
     results = [each.results(folder) for each, folder in zip((first, second), folders, strict=True)]
-    return write_comparison(results[0], results[1], folders, folders[1])
+    runs = (folders_of(first, folders[0]), folders_of(second, folders[1]))
+    return write_comparison(results[0], results[1], runs, folders[1])
+
+
+def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first, second = (
+        evaluation(folder, ("rte",), 0.7, (seed,)) for seed, folder in enumerate(folders)
+    )
+    with pytest.raises(InputError, match="no task and seed in common"):
+        compared(first, second, folders)
 
 
 @pytest.mark.parametrize(("subset", "marked"), [("rte", 2), ("wnli", 0)])

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue import evaluate as module
-from rrr_lightning.glue.compare import PREDICTIONS
-from rrr_lightning.glue.evaluate import evaluate
+from rrr_lightning.glue import run as module
+from rrr_lightning.glue.plan import PREDICTIONS
+from rrr_lightning.glue.run import evaluate
 from tests.data.glue_files import write_parquet
+from tests.glue.made import run_folder
 from tests.glue.tiny import SETTINGS_OF_TESTS, run_here
 
 
@@ -37,13 +38,13 @@ def test_before_any_job(
     shutil.copytree(data, some)
     run(body, some, first)
     monkeypatch.setattr(module, "run_jobs", no_job)
-    predictions = first / "jobs" / "rte-3" / PREDICTIONS
+    predictions = run_folder(first, "rte-3") / PREDICTIONS
     predictions.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="--compare: the predictions of rte-3 cannot be read"):
         run(body, some, second, compare_with=first)
     (tmp_path / "elsewhere").rename(predictions)
     write_parquet(some, "rte", 40, 24)
-    with pytest.raises(InputError, match=r"has other data of rte; found '48 .*; accepted: 40 and"):
+    with pytest.raises(InputError, match=r"has other texts or labels of rte; found 'train'"):
         run(body, some, second, compare_with=first)
     assert not second.exists()
     shutil.rmtree(some)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rrr_lightning.glue.picture import draw
+from rrr_lightning.glue.report import draw
 from tests.glue.made import evaluation
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.glue.protocol import PROTOCOLS
-from rrr_lightning.glue.scores import (
+from rrr_lightning.glue.results import (
     AVERAGED,
     COUNTED,
     GLUE,

@@ -9,8 +9,8 @@ import pytest
 
 from rrr_lightning.commands import COMMANDS, run
 from rrr_lightning.commands import main as rrr
-from rrr_lightning.glue import evaluate as evaluation_module
-from rrr_lightning.glue.fingerprint import CHECKPOINTS
+from rrr_lightning.glue import run as evaluation_module
+from rrr_lightning.glue.plan import CHECKPOINTS
 from rrr_lightning.jobs import Outcome
 from tests.glue.made import evaluation
 from tests.glue.tiny import write_body

@@ -9,35 +9,34 @@ from typing import Any
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue.comparable import check_comparable, check_results
-from rrr_lightning.glue.compare import PREDICTIONS
+from rrr_lightning.glue.compare import check_comparable, check_results
+from rrr_lightning.glue.plan import PREDICTIONS, Plan, make_plan
 from rrr_lightning.glue.protocol import find_protocol
-from rrr_lightning.glue.record import Record, make_record
 from rrr_lightning.jobs.process import MARKER
-from tests.glue import made
-from tests.glue.made import evaluation
+from tests.glue.made import evaluation, run_folder
 
 
 def record_of(
     *tasks: str, seeds: tuple[int, ...] = (1, 2), data: str = "data", **settings: object
-) -> Record:
+) -> Plan:
     protocol = find_protocol("published", settings or None, seeds=seeds)
-    return make_record("hub/name", data, tasks, protocol, False)
+    return make_plan("hub/name", data, tasks, protocol, False)
 
 
-def finish(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / "jobs" / name).mkdir(parents=True)
-        (folder / "jobs" / name / MARKER).touch()
+def finish(folder: Path, plan: Plan, *names: str) -> None:
+    for run in plan.runs(folder):
+        if run.name in names:
+            run.folder.mkdir(parents=True)
+            (run.folder / MARKER).touch()
 
 
 def test_what_is_alike_is_accepted(tmp_path: Path) -> None:
-    finish(tmp_path, "rte-2")
+    finish(tmp_path, record_of("cola", "rte"), "rte-2")
     check_comparable(record_of("cola", "rte"), record_of("rte"), tmp_path)
     check_comparable(record_of("rte", seeds=(1, 2)), record_of("rte", seeds=(1, 2, 3)), tmp_path)
     # Settings and seeds of MNLI count where tasks start from it.
-    finish(tmp_path, "cola-1")
     first = record_of("cola", mnli={"max_steps": 1})
+    finish(tmp_path, first, "cola-1")
     check_comparable(first, record_of("cola", seeds=(3, 1)), tmp_path)
 
 
@@ -53,10 +52,10 @@ def test_what_is_alike_is_accepted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_alike_is_refused(first: Record, message: str, tmp_path: Path) -> None:
+def test_what_is_not_alike_is_refused(first: Plan, message: str, tmp_path: Path) -> None:
     if "no seed" in message:
         first = dataclasses.replace(first, tasks={"rte": first.tasks["rte"].with_seeds([7])})
-    finish(tmp_path, "rte-1", "rte-2", "rte-7", "cola-1")
+    finish(tmp_path, first, "rte-1", "rte-2", "rte-7", "cola-1")
     with pytest.raises(InputError, match=f"--compare: .*{message}"):
         check_comparable(first, record_of("rte"), tmp_path)
 
@@ -83,83 +82,62 @@ def test_what_is_not_alike_is_refused(first: Record, message: str, tmp_path: Pat
     ],
 )
 def test_settings_that_differ_are_named(
-    first: Record, second: Record, line: str, tmp_path: Path
+    first: Plan, second: Plan, line: str, tmp_path: Path
 ) -> None:
-    finish(tmp_path, "rte-1")
+    finish(tmp_path, first, "rte-1")
     with pytest.raises(InputError) as refused:
         check_comparable(first, second, tmp_path)
     assert str(refused.value) == f"--compare: {tmp_path} {line}"
 
 
 def test_the_other_evaluation_must_have_finished_runs(tmp_path: Path) -> None:
-    finish(tmp_path, "cola-1")
+    finish(tmp_path, record_of("rte", "cola"), "cola-1")
     with pytest.raises(InputError, match=r"no finished run of this .*; accepted: rte-1, rte-2"):
         check_comparable(record_of("rte", "cola"), record_of("rte"), tmp_path)
 
 
 def two(
     tmp_path: Path, tasks: tuple[str, ...] = ("rte", "cola"), **settings: Any
-) -> tuple[Record, Record, tuple[Path, Path]]:
+) -> tuple[Plan, Plan, tuple[Path, Path]]:
     """A finished evaluation, and one of which nothing has finished."""
     folders = (tmp_path / "first", tmp_path / "second")
     first = evaluation(folders[0], tasks, seeds=(1, 2), **settings)
     return first, first, folders
 
 
-ROWS = {"rte": (2490, 277), "cola": (8551, 1043), "mnli": (392_702, 19_647)}
+def known(plan: Plan, **sha256: str) -> Plan:
+    """The plan with other hashes of the training split of some tasks."""
+    return dataclasses.replace(
+        plan, data_sha256={task: {"train": each} for task, each in sha256.items()}
+    )
 
 
 def test_results_of_the_same_data_are_accepted(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path)
-    check_results(first, second, folders, ROWS, {})
-    # Of a task that is not looked at, nothing is known yet.
-    check_results(first, second, folders, {}, {})
+    check_results(first, second, folders)
+    # Of a task that has not been read, nothing is known yet.
+    check_results(first, known(second), folders)
     # Nor does it matter what is not compared.
-    (folders[0] / "jobs" / "cola-1" / PREDICTIONS).unlink()
+    (run_folder(folders[0], "cola-1") / PREDICTIONS).unlink()
     few = dataclasses.replace(second, tasks={"rte": second.tasks["rte"]})
-    check_results(first, few, folders, ROWS, {})
+    check_results(first, few, folders)
 
 
 def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path)
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, {**ROWS, "rte": (2490, 100)}, {})
-    line = (
-        f"--compare: {folders[0]} has other data of rte; found '2490 rows to train and 277 to "
-        "judge on'; accepted: "
-    )
-    assert str(refused.value) == f"{line}2490 and 100"
-    # What has finished here is known without a look at the data.
-    evaluation(folders[1], ("rte",), seeds=(1,), subset=("rte",))
-    with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, {}, {})
-    assert str(refused.value) == f"{line}1000 and 277"
-
-
-def test_other_texts_under_the_same_path_are_refused(tmp_path: Path) -> None:
-    first, second, folders = two(tmp_path, data_sha256={"train": "a"})
-    check_results(first, second, folders, {}, {"rte": {"train": "a"}})
-    with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, {}, {"rte": {"train": "b"}})
+        check_results(first, known(second, rte="other"), folders)
     assert str(refused.value) == (
-        f"--compare: {folders[0]} has other data of rte: texts or labels; found 'train'; accepted: "
+        f"--compare: {folders[0]} has other texts or labels of rte; found 'train'; accepted: "
         "the same"
     )
-    # What has finished here is known without a look at the data.
-    evaluation(folders[1], ("cola",), seeds=(1,), data_sha256={"train": "b"})
-    with pytest.raises(InputError, match="has other data of cola: texts or labels"):
-        check_results(first, second, folders, {}, {})
 
 
 def test_another_start_under_the_same_path_is_refused(tmp_path: Path) -> None:
     first, second, folders = two(tmp_path, ("rte",), protocol=find_protocol(seeds=(1, 2)))
-    made.finish(folders[0] / "jobs" / "mnli-1", "mnli", 1, 0.8, subset=True)
-    with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, ROWS, {})
-    assert str(refused.value) == (
-        f"--compare: {folders[0]} has other data of mnli; found '1000 rows to train and 19647 to "
-        "judge on'; accepted: 392702 and 19647"
-    )
+    check_results(first, known(second, rte="abc", mnli="abc"), folders)
+    with pytest.raises(InputError, match="has other texts or labels of mnli"):
+        check_results(first, known(second, rte="abc", mnli="other"), folders)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 and no more"])
@@ -167,14 +145,14 @@ def test_another_start_under_the_same_path_is_refused(tmp_path: Path) -> None:
 def test_predictions_that_cannot_be_read_are_refused(
     which: int, content: bytes | None, tmp_path: Path
 ) -> None:
-    first, second, folders = two(tmp_path)
-    evaluation(folders[1], ("rte",), seeds=(1,))
-    path = folders[which] / "jobs" / "rte-1" / PREDICTIONS
+    first, _, folders = two(tmp_path)
+    second = evaluation(folders[1], ("rte",), seeds=(1,))
+    path = run_folder(folders[which], "rte-1") / PREDICTIONS
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as refused:
-        check_results(first, second, folders, ROWS, {})
+        check_results(first, second, folders)
     assert str(refused.value) == (
         f"--compare: the predictions of rte-1 cannot be read; found '{path}'; accepted: two whole "
         "folders that `rrr glue --out` wrote"

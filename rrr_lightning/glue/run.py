@@ -1,0 +1,199 @@
+"""`rrr glue` from the call to the report; the same call resumes after any interruption."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from rrr_lightning.errors import check, refuse
+from rrr_lightning.glue.compare import check_comparable, check_results, folders_of
+from rrr_lightning.glue.plan import (
+    SETTINGS,
+    Plan,
+    Run,
+    check_start,
+    chosen_tasks,
+    local_path,
+    make_plan,
+    merge,
+    read_plan,
+)
+from rrr_lightning.glue.protocol import find_protocol
+from rrr_lightning.glue.report import MARKDOWN, PICTURE, write_comparison, write_report
+from rrr_lightning.glue.results import JSON, TABLE, Results
+from rrr_lightning.glue.submission import check_writable, write_submission, zip_file
+from rrr_lightning.jobs import Outcome, find_places, hold, run_jobs
+from rrr_lightning.jobs.process import still_running, write_json
+
+
+def evaluate(
+    checkpoint: str,
+    data: str,
+    out: str | Path,
+    *,
+    tasks: str = "all",
+    protocol: str = "published",
+    settings: str | Path | Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    micro_batch_size: int | None = None,
+    devices: str = "auto",
+    slurm: Mapping[str, Any] | None = None,
+    submission: str | Path | None = None,
+    compare_with: str | Path | None = None,
+    stream: TextIO | None = None,
+) -> tuple[Results, Outcome]:
+    """Fine-tunes a checkpoint on GLUE and writes `glue.json`, `.csv`, `.md` and `.png`.
+
+    Args:
+        checkpoint: A checkpoint of this library, a Hugging Face folder or a hub id.
+        data: A folder with the tasks' files, or a hub id.
+        out: The output folder; finished jobs in it are kept.
+        tasks: Names with commas, or `all` for the eight of the average.
+        protocol: `published`, `quick` or `single`.
+        settings: Cells of the protocol to replace; see `find_protocol`.
+        seeds: Seeds for every task, instead of the protocol's.
+        micro_batch_size: The most samples per forward pass, for devices with little memory;
+            gradients are accumulated, and the steps stay those of the protocol. By default all
+            samples of a step.
+        devices: Where to run; see `find_places`.
+        slurm: Parameters of the cluster.
+        submission: A zip file for test predictions.
+        compare_with: The output folder of another checkpoint to compare with.
+        stream: Where to print; the standard output by default.
+
+    Returns:
+        The results, and how the jobs ended.
+
+    Raises:
+        InputError: An argument is wrong; no job has started then.
+    """
+    stream = sys.stdout if stream is None else stream
+    say = partial(print, end="", file=stream, flush=True)
+    table = find_protocol(protocol, settings, seeds)
+    names = chosen_tasks(tasks)
+    home = Path(out).expanduser().absolute()
+    archive = None if submission is None else zip_file(submission)
+    call = make_plan(checkpoint, data, names, table, archive is not None)
+    plan = merge(call, home)
+    other = None if compare_with is None else Path(compare_with).expanduser().absolute()
+    if other is not None:
+        check(other.resolve() != home.resolve(), "--compare", str(compare_with), "another folder",
+              "is --out itself")  # fmt: skip
+        before = read_plan(other, "--compare")
+        check_comparable(before, plan, other)
+    check_start(plan.runs(home), plan.runs_of(call, home))
+    places, seen = None, {}
+    left = [run for run in plan.runs_of(call, home, micro_batch_size) if not run.finished]
+    if left:
+        # Loads Lightning and transformers, which a call with nothing left to do can spare.
+        from rrr_lightning.glue.preflight import inspect_inputs
+
+        places = find_places(devices, slurm)
+        seen = inspect_inputs(left, local_path(checkpoint))
+        plan = _with_data(plan, seen)
+        _announce_start(plan.runs_of(call, home), names, say)
+    if other is not None:
+        check_results(before, plan, (other, home))
+    if archive is not None:
+        check_writable(archive)
+    with hold(home) as held:
+        # Once more: another call may have written here while this one read its data.
+        plan = _with_data(merge(call, home), seen)
+        plan.write(home)
+        runs = plan.runs_of(call, home, micro_batch_size)
+        write_settings(runs)
+        jobs = [run.job() for run in runs]
+        if places is not None:
+            count = sum(not job.finished for job in jobs)
+            say(f"{count} jobs, {min(count, len(places.environments))} at a time\n")
+        outcome = run_jobs(jobs, home, places, stream, held)
+        results = _report(plan, home, say)
+    if archive is not None:
+        _submit(results, plan.runs(home), archive, outcome, say)
+    if other is not None and outcome.complete:
+        folders = folders_of(before, other), folders_of(plan, home)
+        say("\n" + write_comparison(before.results(other), results, folders, home))
+    elif other is not None:
+        say(f"Not compared with {other}: jobs are missing.\n")
+    return results, outcome
+
+
+def write_settings(runs: Sequence[Run]) -> None:
+    """Writes what the jobs that have not finished read.
+
+    Folders of unfinished runs of the same task and seed with other settings are removed, unless a
+    job on a cluster still works in them.
+    """
+    for run in runs:
+        if run.finished:
+            continue
+        for folder in run.folder.parent.glob(f"{run.name}-*"):
+            superseded = folder != run.folder and not replace(run, folder=folder).finished
+            if superseded and still_running(folder) is None:
+                shutil.rmtree(folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / SETTINGS, dict(run.config))
+
+
+def _with_data(plan: Plan, seen: Mapping[str, dict[str, str]]) -> Plan:
+    """Returns the plan with hashes of the data that were read.
+
+    Raises:
+        InputError: A task has other texts or labels than its finished runs.
+    """
+    for task, splits in seen.items():
+        known = plan.data_sha256.get(task, splits)
+        for split, found in splits.items():
+            if known.get(split) != found:
+                refuse(
+                    "--data",
+                    split,
+                    "the rows as they were, or another --out",
+                    f"has other texts or labels than when runs of {task} finished in --out",
+                )
+    return replace(plan, data_sha256={**plan.data_sha256, **seen})
+
+
+def _announce_start(
+    runs: Sequence[Run], tasks: Sequence[str], say: Callable[[str], object]
+) -> None:
+    """Says that tasks start from MNLI, unless MNLI is one of the tasks of the call."""
+    start = next((run.start for run in runs if run.start is not None), None)
+    followers = dict.fromkeys(run.task for run in runs if run.start and run.task in tasks)
+    if start is None or not followers or start.task in tasks:
+        return
+    what = f"the finished run of MNLI with seed {start.seed}"
+    if not start.finished:
+        what = "MNLI, which is fine-tuned first and not reported"
+    say(f"{', '.join(followers)} start from {what}.\n")
+
+
+def _report(plan: Plan, home: Path, say: Callable[[str], object]) -> Results:
+    """Writes the report on everything that the folder holds, and prints it."""
+    results = plan.results(home)
+    say("\n" + write_report(results, home) + "\n")
+    for file in (JSON, TABLE, MARKDOWN, *([PICTURE] if results.tasks else [])):
+        say(f"{home / file}\n")
+    return results
+
+
+def _submit(
+    results: Results,
+    runs: Sequence[Run],
+    path: Path,
+    outcome: Outcome,
+    say: Callable[[str], object],
+) -> None:
+    """Writes the zip when every job has finished."""
+    if not outcome.complete:
+        say(f"{path} is not written: jobs are missing.\n")
+        return
+    absent = write_submission(results, runs, path)
+    say(f"{path}\n")
+    if absent:
+        say(f"The server also wants {', '.join(absent)}.\n")
