@@ -215,7 +215,7 @@ def list_hours(
 ) -> str:
     """Returns the predicted device-hours of the runs that are left, by arm and teacher.
 
-    `evaluated` says that a command evaluates the students, which was not timed.
+    `evaluated`: a command evaluates the students, which was not timed.
     """
     lines = ["", f"{'runs of':<20}  {'runs':>5}  {'ms per step':>22}  {'device-hours':>12}"]
     total = 0.0

@@ -102,12 +102,8 @@ class Coverage:
 class Simulation:
     """Replicates of a study's baseline, with which arms are compared.
 
-    Args:
-        groups: The baseline's runs.
-        truth: The baseline's true curve.
-        variance: The variances of one run.
-        level: Nominal coverage.
-        replicates: The number of simulated studies; None means 2000.
+    `truth` is the baseline's true curve, `level` the nominal coverage; by default there are 2000
+    replicates.
     """
 
     def __init__(
@@ -131,13 +127,10 @@ class Simulation:
     def coverage(
         self, groups: Sequence[SeedGroup], log_target: float | None, truth: PowerLaw | None = None
     ) -> Coverage:
-        """Simulates the coverage of an arm's intervals.
+        """Simulates the coverage of an arm's intervals, also at the log error of the target.
 
-        Args:
-            groups: The arm's runs.
-            log_target: The log error at which costs are compared.
-            truth: The arm's true curve; None fits one: its own where it has 3 durations, and the
-                baseline's at the mean distance of the arm where it has fewer.
+        Unless the arm's true curve is passed, one is fitted: its own where it has 3 durations, and
+        the baseline's at the mean distance of the arm where it has fewer.
         """
         truth = self._fit(groups) if truth is None else truth
         by_steps, gains = {}, {}

@@ -85,13 +85,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Duration:
-    """One duration of an arm.
+    """One duration of an arm, with means over its seeds.
 
     Attributes:
-        steps: Its optimizer steps.
-        seeds: The number of its seeds.
-        log_cost: Mean log cost.
-        log_error: Mean log error.
+        seeds: Their number.
         speed_up: The baseline's cost at equal quality over the arm's.
         error_ratio: The baseline's error at equal cost over the arm's, less one.
     """
@@ -106,13 +103,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the baseline.
-
-    Attributes:
-        target: The speed-up at the target.
-        durations: Every duration of the arm.
-        saved: The baseline's cost at the target less the arm's.
-    """
+    """An arm and the baseline: the speed-up at the target, every duration, and the cost saved."""
 
     target: Estimate
     durations: tuple[Duration, ...] = ()

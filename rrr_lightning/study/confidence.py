@@ -78,14 +78,7 @@ def variance_trend(log_costs: Array, variances: Array, freedoms: Array) -> Varia
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """The runs of one arm and duration, one per seed, in the order of the seeds.
-
-    Attributes:
-        steps: The duration.
-        seeds: The seeds, rising.
-        log_costs: Logarithms of costs under one clock and charge.
-        log_errors: Logarithms of errors.
-    """
+    """The runs of one arm and duration, in the order of their seeds, and their logarithms."""
 
     steps: int
     seeds: tuple[int, ...]
@@ -274,10 +267,7 @@ def at_cost(
     variances: tuple[Array, Array],
     limit: float,
 ) -> Difference:
-    """Compares one duration of an arm with the baseline's quality at the same cost: log errors.
-
-    Arguments are those of `at_duration`.
-    """
+    """Compares it with the baseline's quality at the same cost instead: log errors."""
     first, last = float(baseline.log_costs[0]), float(baseline.log_costs[-1])
     value, slope, leverage = baseline.at(min(max(log_cost, first), last))
     quality, cost = variances
@@ -295,14 +285,7 @@ def at_cost(
 
 @dataclass(frozen=True)
 class TargetComparison:
-    """Both curves at one quality.
-
-    Attributes:
-        ratio: Log speed-ups.
-        saved: The baseline's cost less the arm's.
-        theirs: Where the baseline reaches it.
-        ours: Where the arm does.
-    """
+    """Both curves at one quality: log speed-ups, the cost saved, and where each reaches it."""
 
     ratio: Difference
     saved: Difference

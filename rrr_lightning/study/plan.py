@@ -38,31 +38,15 @@ _IN_FINGERPRINTS = "rrr_lightning.study.last_validation.LastValidation"
 # What arms may differ in: how a network learns from its batches. All else is the same in all arms,
 # so that runs of one seed share initial weights, data, order, masks and augmentation, and are
 # evaluated alike. An entry also covers everything under it.
+_MODEL_KEYS = (
+    "learning_rate", "lr", "momentum", "betas", "epsilon", "weight_decay", "decay_vectors",
+    "warmup_steps", "warmup_fraction", "label_smoothing", "optimizer", "lr_scheduler",
+    "compile_network", "channels_last",
+)  # fmt: skip
 MAY_DIFFER = (
-    "distillation",
-    "optimizer",
-    "lr_scheduler",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    *(
-        f"model.init_args.{name}"
-        for name in (
-            "learning_rate",
-            "lr",
-            "momentum",
-            "betas",
-            "epsilon",
-            "weight_decay",
-            "decay_vectors",
-            "warmup_steps",
-            "warmup_fraction",
-            "label_smoothing",
-            "optimizer",
-            "lr_scheduler",
-            "compile_network",
-            "channels_last",
-        )
-    ),
+    *("distillation", "optimizer", "lr_scheduler"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+    *(f"model.init_args.{name}" for name in _MODEL_KEYS),
 )
 # What the study sets itself, from the key on the right.
 SET_BY_STUDY = {
@@ -72,17 +56,10 @@ SET_BY_STUDY = {
 }
 # Where a run takes place, not what it computes.
 MACHINE_KEYS = (
-    "data.init_args.source",
-    "data.init_args.cache_dir",
-    "data.init_args.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-)
+    "data.init_args.source", "data.init_args.cache_dir", "data.init_args.num_workers",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,11 +69,6 @@ class PlannedRun:
     Attributes:
         name: Unique in the study, such as `distilled-780-1` or, of a teacher, `longer-901`.
         kind: The arm or the teacher it is a run of.
-        role: `student` or `teacher`.
-        steps: Optimizer steps.
-        seed: Its seed.
-        folder: Its run folder.
-        config: Its configuration.
         pool: Its teachers in their order: names of runs of the study, and specs of others.
         teachers: Names of the teacher runs it needs.
         fingerprint: Digest of all that its result depends on, its teachers included.
@@ -139,12 +111,9 @@ def checkpoint_in(folder: Path) -> Path:
 
 
 def make_plan(study: Study, home: Path, data: str | None = None) -> tuple[PlannedRun, ...]:
-    """Plans the runs of a study, in an order in which they can run.
+    """Plans the runs of a study in its folder, in an order in which they can run.
 
-    Args:
-        study: The study.
-        home: Its output folder.
-        data: Where the data are, over what the configurations say.
+    `data` is where the data are, over what the configurations say.
 
     Raises:
         InputError: A configuration is not there, the runs of the arms would not be paired, or a

@@ -40,12 +40,7 @@ def write_report(
 ) -> str:
     """Writes `report.json` and `report.md`; returns the Markdown.
 
-    Args:
-        analysis: What to report.
-        name: The study's name.
-        folder: Where to write.
-        notes: Sentences for the reader, without full stops.
-        pictures: File names and captions.
+    `notes` are sentences for the reader, without full stops; `pictures` file names and captions.
     """
     content = as_json(analysis, name, notes)
     write_json(folder / JSON, content, indent=1)

@@ -114,11 +114,7 @@ def write_record(home: Path, record: Record) -> None:
 
 
 def read_record(home: Path, run: str) -> Record | None:
-    """Reads the record of a run; None if there is none.
-
-    Raises:
-        InputError: The file is damaged or of another version.
-    """
+    """Reads the record of a run; None if there is none."""
     path = record_path(home, run)
     if not path.exists():
         return None
@@ -134,11 +130,7 @@ def read_record(home: Path, run: str) -> Record | None:
 
 
 def read_results(home: Path, runs: Iterable[PlannedRun]) -> dict[str, Result]:
-    """Reads those runs that have finished, by name.
-
-    Raises:
-        InputError: A record was made with other settings.
-    """
+    """Reads those runs that have finished, by name; records of other settings are refused."""
     records: dict[str, Record] = {}
     for run in runs:
         record = read_record(home, run.name)
@@ -286,8 +278,7 @@ def seed_groups(
 ) -> list[SeedGroup]:
     """Returns the runs of an arm by duration, in the order of their costs.
 
-    Raises:
-        InputError: A cost is not known, or an error has no logarithm.
+    Refuses an arm with a cost that is not known, or an error that has no logarithm.
     """
     by_steps: dict[int, list[Result]] = {}
     for result in sorted(results, key=lambda each: (each.steps, each.seed)):

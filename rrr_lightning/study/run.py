@@ -43,15 +43,7 @@ JOBS_PER_PLACE = 3
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study in its output folder.
-
-    Attributes:
-        name: Its name in reports.
-        study: The study.
-        home: Its folder.
-        runs: All runs, in an order in which they can run.
-        results: Those that have finished, by name.
-    """
+    """A study in its output folder: its runs in an order in which they can run, and its results."""
 
     name: str
     study: Study
@@ -68,16 +60,10 @@ class StudyFolder:
 def open_study(
     file: str, out: str | Path, data: str | None = None, quality_data: str | None = None
 ) -> StudyFolder:
-    """Reads a study file and the results in its folder.
+    """Reads a study file, local or shipped, and the results in its folder, if that exists.
 
-    Args:
-        file: The study file, or the name of a shipped one.
-        out: The output folder; it need not exist.
-        data: Where the data are, over what the configurations say.
-        quality_data: Data for the command that evaluates runs, likewise.
-
-    Raises:
-        InputError: Something in the file is wrong, or the folder belongs to another study.
+    `data` is where the data are, over what the configurations say; `quality_data` likewise for the
+    command that evaluates runs.
     """
     study = read_study(file, quality_data)
     home = Path(out).expanduser().absolute()
@@ -94,14 +80,8 @@ def run_study(
 ) -> Outcome:
     """Runs what has not finished, then writes the report.
 
-    Args:
-        opened: The study.
-        devices: Where to run; see `find_places`.
-        slurm: Parameters of the cluster.
-        stream: Where to print; the standard output by default.
-
-    Raises:
-        InputError: A kind of run is refused; none has started then.
+    A kind of run that is refused is refused before any of the study's runs starts. `devices` and
+    `slurm` are explained at `find_places`.
     """
     stream = sys.stdout if stream is None else stream
     left, again = runs_to_do(opened.runs, opened.results)
@@ -230,16 +210,10 @@ def make_jobs(
     quality: Quality,
     places: int,
 ) -> list[Job]:
-    """Returns jobs of one or more runs each, and writes their batch files.
+    """Returns jobs of one or more runs each, of which `places` run at once; writes their batches.
 
-    Short runs share a process, so that starting Python is not most of the work.
-
-    Args:
-        runs: The runs that are left.
-        seconds: Expected seconds by run, without the start of Python.
-        home: The study's folder.
-        quality: How runs are evaluated.
-        places: Jobs that run at once.
+    Short runs share a process, so that starting Python is not most of the work: `seconds` are
+    expected by run, without this start.
     """
     total = sum(seconds[run.name] for run in runs)
     limit = min(max(total / (places * JOBS_PER_PLACE), LEAST_SECONDS), MOST_SECONDS)
@@ -285,16 +259,10 @@ def description(run: PlannedRun, home: Path, quality: Quality) -> dict[str, Any]
         if command[0] == "rrr":
             command = [sys.executable, "-m", "rrr_lightning", *command[1:]]
     return {
+        **{key: value for key, value in asdict(run).items() if key not in ("name", "kind")},
         "run": run.name,
-        "role": run.role,
         "arm": run.arm,
-        "steps": run.steps,
-        "seed": run.seed,
-        "fingerprint": run.fingerprint,
-        "config": run.config,
         "settings": run.settings,
-        "pool": list(run.pool),
-        "teachers": list(run.teachers),
         "folder": str(run.folder),
         "home": str(home),
         "metric": quality.metric,
@@ -304,22 +272,14 @@ def description(run: PlannedRun, home: Path, quality: Quality) -> dict[str, Any]
 
 
 def claim_folder(study: Study, home: Path) -> None:
-    """Makes a folder that of a study.
-
-    Raises:
-        InputError: It has another study, or other files.
-    """
+    """Makes a folder that of a study."""
     check_folder(study, home)
     home.mkdir(parents=True, exist_ok=True)
     write_json(home / NAME, _plain(study))
 
 
 def check_folder(study: Study, home: Path) -> None:
-    """Refuses a folder that is not the study's.
-
-    Raises:
-        InputError: It has another study, records of runs of another or of none, or other files.
-    """
+    """Refuses a folder with another study, records of another or of none, or other files."""
     records = sorted(path.stem for path in (home / RECORDS).glob("*.json"))
     if not (home / NAME).exists():
         what = f"holds records without the {NAME} that says what was fixed before these runs"

@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -45,6 +45,7 @@ METRICS = "metrics.csv"
 PRELOADED = "rrr_lightning.cli"  # what every run imports, so it is imported before any fork
 WRONG_INPUT = 2
 CURVE_ROWS = 100
+COPIED = ("run", "role", "arm", "steps", "seed", "fingerprint", "teachers")
 
 
 class LastValidation(Callback):
@@ -115,23 +116,17 @@ def fit_one(run: Mapping[str, Any]) -> int:
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"{run['run']} could not be evaluated: exit code {error.returncode}\n")
         return 1
-    record = Record(
-        run=run["run"],
-        role=run["role"],
-        arm=run["arm"],
-        steps=run["steps"],
-        seed=run["seed"],
-        fingerprint=run["fingerprint"],
-        config=run["settings"],
-        quality=quality,
-        curve=thin(curve),
-        ledger=ledger,
-        hardware=ledger["hardware"],
-        teachers=run["teachers"],
-        trained_again=0 if before is None else before["trained_again"] + 1,
-        version=VERSION,
-    )
-    write_record(home, record)
+    record = {
+        **{key: run[key] for key in COPIED},
+        "config": run["settings"],
+        "quality": quality,
+        "curve": thin(curve),
+        "ledger": ledger,
+        "hardware": ledger["hardware"],
+        "trained_again": 0 if before is None else before["trained_again"] + 1,
+        "version": VERSION,
+    }
+    write_record(home, cast(Record, record))
     return 0
 
 
@@ -161,8 +156,7 @@ def forked(*arguments: str) -> int:
 def _ledger(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns the ledger of a run that has ended, the study's own teachers named after their runs.
 
-    Raises:
-        InputError: It does not have all steps, so that the run would look too cheap.
+    Without all steps the run would look too cheap, so that is refused.
     """
     ledger: dict[str, Any] = read_json(folder / LEDGER)
     steps = ledger["steps"] - ledger["redone_steps"]
@@ -209,11 +203,7 @@ def _evaluate(
 
 
 def final_value(curve: Sequence[Mapping[str, float]], metric: str, steps: int) -> float:
-    """Returns a metric at the end of a run.
-
-    Raises:
-        InputError: The run never logged it, or not at its end.
-    """
+    """Returns a metric at the end of a run, which must have logged it there."""
     logged = sorted({key for row in curve for key in row} - {"step"})
     if metric not in logged:
         raise never_logged(metric, logged)
