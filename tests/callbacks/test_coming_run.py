@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,15 @@ def test_images_of_a_folder_are_told_by_their_paths(tmp_path: Path) -> None:
     renamed = images(other.parent)
     assert renamed["paths of all samples"] != found["paths of all samples"]
     assert renamed["labels of all samples"] == found["labels of all samples"]
+
+
+@pytest.mark.parametrize("odd", [b"caf\xe9.png", b"\xff\xfe.jpg"])
+def test_names_of_images_need_not_be_utf_8(tmp_path: Path, odd: bytes) -> None:
+    name = os.fsdecode(odd)
+    make_folder(tmp_path, f"train/ants/{name}", "train/bees/1.png", "val/ants/1.png")
+    make_folder(tmp_path, "val/bees/1.png")
+    found = images(tmp_path)["paths of all samples"]
+    assert found == hashlib.sha256(b"ants/" + odd + b"\0bees/1.png").hexdigest()
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from rrr_lightning.data.embedded import EmbeddedDigits
+from rrr_lightning.errors import InputError
 
 
 def test_digits_are_400_and_1397_whole_images_with_their_labels() -> None:
@@ -28,3 +30,11 @@ def test_the_split_does_not_depend_on_the_seed_and_is_disjoint() -> None:
 def test_classes_are_the_digits() -> None:
     assert EmbeddedDigits.class_names[3] == "3"
     assert EmbeddedDigits.num_classes == 10
+
+
+def test_digits_can_be_validated_alone() -> None:
+    data = EmbeddedDigits()
+    with pytest.raises(InputError, match=r"no test split with labels; .* or `validate`"):
+        data.test_dataloader()
+    with pytest.raises(InputError, match=r"predict has no meaning .*; found 'EmbeddedDigits'"):
+        data.predict_dataloader()

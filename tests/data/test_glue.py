@@ -138,14 +138,13 @@ def test_texts_of_a_step_are_alike(source: str, tokenizer: str) -> None:
 
 def test_mnli_is_validated_on_both_of_its_sets(tmp_path: Path, source: str, tokenizer: str) -> None:
     given = data(source, tokenizer, "mnli")
-    for run in ("validate", "test"):
-        module = Reader()
-        getattr(make_trainer(tmp_path, 7), run)(module, datamodule=given, verbose=False)
-        for number, split in enumerate(TASKS["mnli"].validation_splits):
-            everything = given.split(split)[[(0, index) for index in range(11)]]
-            assert sorted(module.evaluated[number]) == sorted(rows_of(everything))
-            sizes = [len(row) for row in module.evaluated[number]]
-            assert sizes == sorted(sizes)
+    module = Reader()
+    make_trainer(tmp_path, 7).validate(module, datamodule=given, verbose=False)
+    for number, split in enumerate(TASKS["mnli"].validation_splits):
+        everything = given.split(split)[[(0, index) for index in range(11)]]
+        assert sorted(module.evaluated[number]) == sorted(rows_of(everything))
+        sizes = [len(row) for row in module.evaluated[number]]
+        assert sizes == sorted(sizes)
     assert given.evaluation_suffixes == ("", "_mismatched")
 
 
@@ -247,3 +246,11 @@ def test_a_missing_test_split_is_refused(rrr_data: Path, tmp_path: Path, tokeniz
     given = data(str(rrr_data / "glue"), tokenizer)
     with pytest.raises(InputError, match=r"has no test split of rte; it holds train\.parquet, val"):
         make_trainer(tmp_path, 1).predict(Reader(), datamodule=given)
+
+
+@pytest.mark.parametrize("task", ["rte", "mnli", "stsb"])
+def test_test_is_refused_as_the_test_splits_have_no_labels(
+    source: str, tokenizer: str, task: str
+) -> None:
+    with pytest.raises(InputError, match=r"has no test split with labels; .* or `validate`"):
+        data(source, tokenizer, task).test_dataloader()

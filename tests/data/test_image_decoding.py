@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from rrr_lightning.data.image_sources import FolderImages
 from rrr_lightning.data.image_splits import ImageSplits
 from rrr_lightning.data.image_views import EvaluationView, TrainingView, View
 from rrr_lightning.errors import InputError
-from tests.data.pictures import pillow, saved, waves
+from tests.data.pictures import pillow, saved, tiff, waves
 
 VIEWS: list[View] = [TrainingView(96, 0.08, seed=1), EvaluationView(110, 96)]
 
@@ -174,3 +175,64 @@ def test_no_image_is_named_without_an_address(encoded: bytes) -> None:
 def test_alpha_is_not_used(mode: str) -> None:
     image = waves(8, 8).convert(mode)
     assert np.array_equal(np.asarray(decode(saved(image, "PNG"), name())), image.convert("RGB"))
+
+
+def test_12_bit_grey_is_scaled() -> None:
+    values = (np.arange(256) * 4095 / 255).round().astype(int)
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in values.reshape(-1, 2).tolist()
+    )
+    pixels = np.asarray(decode(tiff(16, 12, 1, packed), name()))
+    assert np.array_equal(pixels[..., 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize(("bits", "step"), [(8, 1), (16, 257)])
+def test_white_may_be_zero(bits: int, step: int) -> None:
+    ramp = (np.arange(256) * step).astype(f"<u{bits // 8}")
+    pixels = np.asarray(decode(tiff(16, bits, 0, ramp.tobytes()), name()))
+    assert np.array_equal(pixels[..., 0].ravel(), 255 - np.arange(256))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG2000", "TGA", "QOI", "PPM", "ICO"])
+def test_other_formats_of_pillow_are_decoded(kind: str) -> None:
+    encoded = saved(waves(64, 64), kind)
+    assert np.array_equal(np.asarray(decode(encoded, name())), pillow(encoded))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        saved(waves(8, 8), "EPS"),
+        saved(waves(8, 8), "PDF"),
+        b"\xd7\xcd\xc6\x9a\0\0" + bytes(16) + b"\x01\0\t\0" + bytes(40),
+        b"\x01\0\0\0" + bytes(36) + b" EMF" + bytes(60),
+    ],
+    ids=["eps", "pdf", "wmf", "emf"],
+)
+def test_formats_that_start_a_program_or_hold_no_pixels_are_refused(encoded: bytes) -> None:
+    with pytest.raises(InputError, match=r"cat.jpg cannot be decoded \(no image of a known format"):
+        decode(encoded, name())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_turned_image_is_said_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    exif = Image.Exif()
+    exif[image_decoding.ORIENTATION] = 6
+    image_decoding._say.cache_clear()
+    with caplog.at_level(logging.INFO):
+        decoded_view(saved(waves(50, 40), kind), name, keyed(VIEWS[1], 0))
+        assert caplog.messages == []
+        for index in range(3):
+            decoded_view(saved(waves(50, 40), kind, exif=exif), name, keyed(VIEWS[1], index))
+    assert caplog.messages == [image_decoding.TURNED]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_that_is_not_used_is_said_once(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    image_decoding._say.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            decode(saved(waves(8, 8), "PNG"), name())
+            decode(saved(waves(8, 8).convert(mode), "PNG"), name())
+    (line,) = caplog.messages
+    assert line.startswith("images with an alpha channel: ")

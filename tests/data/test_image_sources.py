@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rrr_lightning.data.image_sources import FolderImages, TableImages
+from rrr_lightning.data.image_sources import FolderImages, TableImages, UnlabelledImages
 from rrr_lightning.errors import InputError
 
 
@@ -28,6 +28,39 @@ def test_classes_and_images_come_in_alphabetical_order(tmp_path: Path) -> None:
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert images.encoded([3, 0])[1] == (tmp_path / "cat" / "a.png").read_bytes()
     assert images.name(3) == f"image 3, {tmp_path}/wolf/more/1.jpg"
+
+
+def test_endings_of_all_formats_that_pillow_reads(tmp_path: Path) -> None:
+    paths = ["cat/a.jfif", "cat/b.AVIF", "cat/c.tga", "cat/d.jp2", "cat/e.webp", "cat/f.ppm"]
+    images = FolderImages(make_folder(tmp_path, *paths))
+    assert images.paths == paths
+    assert [len(each) > 0 for each in images.encoded(range(6))] == [True] * 6
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.wmf", "a.pdf", "a.csv"])
+def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path, "cat/b.png")
+    (tmp_path / "cat" / name).write_bytes(b"%!PS")
+    with pytest.raises(InputError, match=f"is not an image by its ending; found '.*/cat/{name}'"):
+        FolderImages(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.JPEG", "b.avif"])
+def test_an_image_outside_of_the_class_folders_is_refused(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path, "cat/a.png", name)
+    with pytest.raises(InputError, match=f"outside of the class folders; found '{tmp_path}/{name}"):
+        FolderImages(tmp_path)
+
+
+def test_a_folder_without_labels(tmp_path: Path) -> None:
+    images = UnlabelledImages(make_folder(tmp_path, "b.png", "a/2.png", "a/b/1.jpg"))
+    assert (images.paths, images.labels, len(images)) == (
+        ["a/2.png", "a/b/1.jpg", "b.png"],
+        None,
+        3,
+    )
+    assert images.encoded([2]) == [(tmp_path / "b.png").read_bytes()]
+    assert images.name(1) == f"image 1, {tmp_path}/a/b/1.jpg"
 
 
 def test_real_folders_are_read_whole(imagenet_like: Path) -> None:

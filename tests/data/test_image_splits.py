@@ -110,3 +110,12 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     turned.to_parquet(tmp_path / "val.parquet")
     with pytest.raises(InputError, match="the classes of val are in another order than those of"):
         open_splits(str(tmp_path), "train", None, "raw", "label")
+
+
+def test_parquet_files_beside_folders_are_refused(tmp_path: Path, cifar: Path) -> None:
+    for inside in ("", "data/"):
+        root = make_folder(tmp_path / f"x{len(inside)}", "train/cat/a.png")
+        (root / inside).mkdir(exist_ok=True)
+        (root / inside / "train.parquet").write_bytes((cifar / "test.parquet").read_bytes())
+        line = f"holds both parquet files and folders; found '{inside}train.parquet, train/'"
+        assert line in refused(root)

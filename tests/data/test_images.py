@@ -174,3 +174,39 @@ def test_the_folder_may_be_deleted_after_small_images_are_decoded(tmp_path: Path
     shutil.rmtree(root)
     images, _ = next(iter(data.train_dataloader()))
     assert images.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "paths"),
+    [
+        (None, ["x/5.png", "y/6.png"]),  # the test split
+        ("val", ["x/3.png", "y/4.png"]),
+        ("train", ["x/1.png", "y/2.png"]),
+        ("new", ["7.png", "deep/8.jpg"]),
+    ],
+)
+def test_what_predict_uses(tmp_path: Path, asked: str | None, paths: list[str]) -> None:
+    root = make_folder(
+        tmp_path / "pets",
+        *("train/x/1.png", "train/y/2.png", "val/x/3.png", "val/y/4.png"),
+        *("test/x/5.png", "test/y/6.png"),
+    )
+    make_folder(tmp_path, "new/7.png", "new/deep/8.jpg")
+    asked = str(tmp_path / "new") if asked == "new" else asked
+    data = ImageDataModule(str(root), global_batch_size=2, predict_source=asked, **SMALL)
+    data.setup("predict")
+    assert [data.predict_images.path(index) for index in range(2)] == paths
+    (batch,) = data.predict_dataloader()
+    images = batch if isinstance(batch, torch.Tensor) else batch[0]
+    assert images.shape == (2, 3, 32, 32)
+    assert isinstance(batch, torch.Tensor) == ("7.png" in paths)
+
+
+def test_a_predict_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", "train/x/1.png", "val/x/3.png")
+    for asked in ("tset", "train/x/1.png", str(root / "train/x/1.png")):
+        data = ImageDataModule(str(root), predict_source=asked, **SMALL)
+        with pytest.raises(
+            InputError, match=r"data.predict_source: is neither a split nor a folde"
+        ):
+            data.predict_dataloader()

@@ -269,3 +269,39 @@ def test_a_cache_that_cannot_be_written_is_named(corpus: Path) -> None:
     line = r"data.cache_dir: cannot be written \(.*\); found '.*train-0.jsonl'"
     with pytest.raises(InputError, match=line):
         data.prepare_data()
+
+
+def test_the_test_split_is_tested_with_the_masks_of_evaluation(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    write_documents(folder / "test.jsonl", range(800, 807))
+    for _ in range(2):
+        data = text_data(folder, tuning_fraction=0.1)
+        data.setup("test")
+        tested = list(data.test_dataloader())
+        assert sorted(numbers_of(tested[0], data.vocabulary)) == list(range(800, 807))
+    digests = [digest(batch) for seed in (1, 2) for batch in seeded(folder, seed).test_dataloader()]
+    assert digests == [digest(tested[0])] * 2
+
+
+def seeded(folder: Path, seed: int) -> TextDataModule:
+    data = text_data(folder, seed=seed)
+    data.setup("test")
+    return data
+
+
+def test_text_without_a_test_split_is_tested_on_what_was_not_validated_on(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    data = text_data(folder, tuning_fraction=0.1)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert sorted(numbers_of(batch, data.vocabulary)) == list(range(900, 911))
+    data = text_data(folder)
+    data.setup("test")
+    with pytest.raises(InputError, match=r"no test split with labels; .* or `validate`"):
+        data.test_dataloader()
+
+
+def test_predict_has_no_meaning_for_text(tmp_path: Path) -> None:
+    data = text_data(write_corpus(tmp_path / "corpus"))
+    with pytest.raises(InputError, match=r"predict has no meaning .*; found 'TextDataModule'"):
+        data.predict_dataloader()
