@@ -120,8 +120,8 @@ class Simulation:
         self._size = REPLICATES if replicates is None else replicates
         self._limit = quantile(level, variance.freedom)
         quality, self._trend = self._draw_variances()
-        chance = self._random.chisquare(variance.freedom, self._size) / variance.freedom
-        self._variances = (quality, variance.cost * chance)
+        ratio = self._random.chisquare(variance.freedom, self._size) / variance.freedom
+        self._variances = (quality, variance.cost * ratio)
         self._curve = self._draw(groups, truth)
 
     def coverage(
@@ -159,12 +159,12 @@ class Simulation:
         """Pooled variances as studies of this size would estimate them, and their trends."""
         variance = self._pooled
         if not variance.groups:
-            chance = self._random.chisquare(variance.freedom, self._size) / variance.freedom
-            return variance.quality * chance, HOMOSCEDASTIC
+            ratio = self._random.chisquare(variance.freedom, self._size) / variance.freedom
+            return variance.quality * ratio, HOMOSCEDASTIC
         log_costs, freedoms = np.array(variance.groups).T
-        chance = self._random.chisquare(freedoms[:, None], (len(log_costs), self._size))
+        ratio = self._random.chisquare(freedoms[:, None], (len(log_costs), self._size))
         relative = variance.trend.relative(log_costs)
-        variances = variance.quality * relative * chance / freedoms[:, None]
+        variances = variance.quality * relative * ratio / freedoms[:, None]
         pooled = np.average(variances, axis=0, weights=freedoms)
         return pooled, variance_trend(log_costs, variances, freedoms)
 

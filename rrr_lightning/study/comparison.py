@@ -210,8 +210,8 @@ class Comparer:
             (found.ours.nowhere, f"better than the arm's longest duration ({last} steps)"),
             (found.ours.at_start, f"worse than the arm's shortest duration ({first} steps)"),
         )
-        words = [text for flag, text in sides if flag[0]]
-        return f"the target is {', and '.join(words)}" if words else None
+        reasons = [text for flag, text in sides if flag[0]]
+        return f"the target is {', and '.join(reasons)}" if reasons else None
 
     @property
     def _variances(self) -> tuple[Array, Array]:

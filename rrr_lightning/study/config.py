@@ -255,21 +255,21 @@ def make_study(content: Any) -> Study:
     Raises:
         InputError: Something in it is wrong.
     """
-    told = _expanded(content, "", ("base",))
+    sections = _expanded(content, "", ("base",))
     kind: type
     for section, kind in (("quality", Quality), ("headline", Headline)):
-        if section in told:
-            told[section] = _expanded(told[section], section, ("command",))
-            _typed(told[section], kind, section)
+        if section in sections:
+            sections[section] = _expanded(sections[section], section, ("command",))
+            _typed(sections[section], kind, section)
     for section, kind in (("arms", Arm), ("teachers", TeacherRuns)):
-        parts = _mapping(told.get(section) or {}, section)
+        parts = _mapping(sections.get(section) or {}, section)
         for name, part in parts.items():
             accepted = "letters, digits, _ and ."
             check(bool(_NAME.fullmatch(str(name))), section, name, accepted, "is no name")
             parts[name] = _expanded(part or {}, f"{section}.{name}", ("base",))
             _typed(parts[name], kind, f"{section}.{name}")
-        told[section] = parts
-    study = _typed({key: value for key, value in told.items() if value is not None}, Study, "")
+        sections[section] = parts
+    study = _typed({key: value for key, value in sections.items() if value is not None}, Study, "")
     check_values(study)
     return study
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from rrr_lightning.study.comparison import LEVEL, Analysis, Estimate
 from rrr_lightning.study.confidence import PooledVariance, SeedGroup, quantile
-from rrr_lightning.study.config import Charge
+from rrr_lightning.study.config import Charge, CostMetric
 from rrr_lightning.study.quality_cost_curve import quality_of
 from rrr_lightning.study.report import COST_METRIC_NAMES, charge_text, speed_up_text
-from rrr_lightning.study.results import Result
+from rrr_lightning.study.results import Result, charged, teachers_cost
 
 FRONTIER, SPEED_UP = "frontier.png", "speed_up.png"
 COSTS, CURVES = "costs.png", "curves.png"
@@ -37,6 +37,7 @@ PHASES: dict[Kind, tuple[str, ...]] = {
     ("the rest of training", "0.8", ""): ("other",),
     ("validation, checkpoints, set-up", "white", "xx"): ("validation", "checkpoint", "set_up"),
 }
+OPERATIONS: Kind = ("student and teachers' forward", "0.25", "")
 LEAST_SHARE = 0.005  # of the longest bar
 
 
@@ -201,8 +202,8 @@ def _cost_ticks(axes: Any) -> None:
         if len(ticks) >= 3:
             break
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    words = [f"{tick:.6g}" if 1e-3 <= tick < 1e6 else f"{tick:.3g}" for tick in ticks]
-    axes.set_xticklabels([word.replace("e+0", "e").replace("e+", "e") for word in words])
+    labels = [f"{tick:.6g}" if 1e-3 <= tick < 1e6 else f"{tick:.3g}" for tick in ticks]
+    axes.set_xticklabels([label.replace("e+0", "e").replace("e+", "e") for label in labels])
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -282,27 +283,44 @@ def _ratio_ticks(axes: Any, numbers: list[Estimate]) -> None:
     axes.set_xticklabels([f"{tick:g}×" for tick in ticks])
 
 
+def cost_parts(analysis: Analysis) -> dict[str, dict[Kind, float]]:
+    """Returns the mean cost of a run by arm and part, in the unit of the headline."""
+    study = analysis.study
+    unit: CostMetric = "flops" if study.cost_metric == "flops" else "wall"
+    teachers: Kind = (f"teachers' training, shared by {study.amortize_over}", "white", "")
+    parts: dict[str, dict[Kind, float]] = {}
+    for arm, results in shared_runs(_with_costs(analysis), analysis).items():
+        if unit == "flops":
+            sums = {OPERATIONS: sum(result.costs["flops"] for result in results)}
+        else:
+            sums = {
+                kind: sum(result.phases.get(phase, 0.0) for result in results for phase in phases)
+                for kind, phases in PHASES.items()
+            }
+        spent = sum(teachers_cost(result, unit) or 0.0 for result in results)
+        sums[teachers] = spent / study.amortize_over
+        parts[arm] = {kind: cost / len(results) for kind, cost in sums.items()}
+    return parts
+
+
+def _with_costs(analysis: Analysis) -> list[Result]:
+    if analysis.study.cost_metric == "flops":
+        return [result for result in analysis.results if "flops" in result.costs]
+    return [result for result in analysis.results if result.phases]
+
+
 def draw_costs(analysis: Analysis, path: Path) -> bool:
-    """Draws one bar for every arm, at the longest duration that all arms have."""
-    runs = shared_runs([result for result in analysis.results if result.phases], analysis)
+    """Draws one bar for every arm, and on it the headline's cost with its spread over seeds."""
+    study, sums = analysis.study, cost_parts(analysis)
+    runs = shared_runs(_with_costs(analysis), analysis)
     if not runs:
         return False
-    share = analysis.study.amortize_over
-    teachers: Kind = (f"teachers' training, shared by {share}", "white", "")
-    sums: dict[str, dict[Kind, float]] = {}
-    for arm, results in runs.items():
-        found = {
-            kind: sum(result.phases.get(phase, 0.0) for result in results for phase in phases)
-            for kind, phases in PHASES.items()
-        }
-        found[teachers] = sum(result.teacher_costs.get("wall", 0.0) for result in results) / share
-        sums[arm] = {kind: cost / len(results) for kind, cost in found.items()}
     longest = max(sum(found.values()) for found in sums.values())
     if longest <= 0:
         return False
     figure, axes = canvas(1.5 + 0.5 * len(runs))
     left = np.zeros(len(runs))
-    for kind in (*PHASES, teachers):
+    for kind in next(iter(sums.values())):
         widths = np.array([found.get(kind, 0.0) for found in sums.values()])
         if widths.max() < LEAST_SHARE * longest:
             continue
@@ -312,10 +330,22 @@ def draw_costs(analysis: Analysis, path: Path) -> bool:
             edgecolor=INK, linewidth=0.8,
         )  # fmt: skip
         left += widths
+    for row, results in enumerate(runs.values()):
+        costs = [charged(each, study.cost_metric, study.charge, study.amortize_over)
+                 for each in results]  # fmt: skip
+        known = [cost for cost in costs if cost is not None]
+        if known:
+            deviation = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+            axes.errorbar(
+                np.mean(known), row, xerr=deviation, marker="D", markersize=5, capsize=4,
+                color=INK, markerfacecolor="white", label="headline, ± sd over seeds"
+                if row == 0 else None,
+            )  # fmt: skip
     axes.set_yticks(range(len(runs)), list(runs))
     axes.invert_yaxis()
     steps = next(iter(runs.values()))[0].steps
-    axes.set_xlabel(f"device-seconds of a run of {steps} steps")
+    unit = "FLOPs" if study.cost_metric == "flops" else "device-seconds"
+    axes.set_xlabel(f"{unit} of a run of {steps} steps")
     axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=2)
     save(figure, path, analysis)
     return True
@@ -325,7 +355,7 @@ def draw_curves(analysis: Analysis, path: Path) -> bool:
     """Draws metric and weight over the steps of the longest duration that all arms have."""
     study = analysis.study
     runs = shared_runs([result for result in analysis.results if result.curve], analysis)
-    names = ("val/loss", "train/loss", study.quality.metric)
+    names = (study.quality.metric, "val/loss", "train/loss")
     name = next((each for each in names if _has(runs, each)), None)
     if name is None:
         return False

@@ -2,7 +2,7 @@
 
 Both axes are logarithms: of the cost, and of the error (or the loss). Every duration is one node,
 the mean over its seeds, and a shape-preserving cubic (PCHIP) runs through the nodes. More training
-does not make a network worse on average, so means that rise with cost by chance are first levelled
+does not make a network worse on average, so means that happen to rise with cost are first levelled
 (isotonic regression, weighted by the number of seeds). Nothing is known beyond the first and the
 last node, and nothing is said about it: crossings outside are reported as such.
 

@@ -255,7 +255,7 @@ def description(run: PlannedRun, home: Path, quality: Quality) -> dict[str, Any]
         values = {"checkpoint": run.checkpoint, "folder": run.folder, "data": quality.data}
         command = list(quality.command)
         for key, value in values.items():
-            command = [word.replace(f"{{{key}}}", str(value)) for word in command]
+            command = [part.replace(f"{{{key}}}", str(value)) for part in command]
         if command[0] == "rrr":
             command = [sys.executable, "-m", "rrr_lightning", *command[1:]]
     return {
@@ -282,13 +282,13 @@ def check_folder(study: Study, home: Path) -> None:
     """Refuses a folder with another study, records of another or of none, or other files."""
     records = sorted(path.stem for path in (home / RECORDS).glob("*.json"))
     if not (home / NAME).exists():
-        what = f"holds records without the {NAME} that says what was fixed before these runs"
+        what = f"has records without the {NAME} that says what was fixed before these runs"
         accepted = f"the {NAME} that lay beside them as well"
         check(not records, "--out", str(home), accepted, what)
         files = [path.name for path in home.iterdir()] if home.is_dir() else []
         others = [name for name in files if name[0] != "." and name not in (RECORDS, PILOT)]
         accepted = "a new folder, or one that `rrr study run --out` wrote"
-        check(not others, "--out", str(home), accepted, "holds other files")
+        check(not others, "--out", str(home), accepted, "has other files")
         return
     try:
         before = dict(read_json(home / NAME))
@@ -297,7 +297,7 @@ def check_folder(study: Study, home: Path) -> None:
     for key, now in _plain(study).items():
         where = _conflict(before.get(key), now, key)
         accepted = "another folder; arms, durations, seeds and teachers may be added here"
-        what = f"holds another study, whose {where} differs"
+        what = f"belongs to another study, whose {where} differs"
         check(where is None, "--out", str(home), accepted, what)
     for name in sorted(set(records) - set(study.run_names())):
         found = str(home / RECORDS / f"{name}.json")

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from rrr_lightning.study import plots
 from rrr_lightning.study.comparison import Analysis, analyse
 from rrr_lightning.study.config import Quality
 from rrr_lightning.study.plots import (
@@ -21,6 +22,7 @@ from rrr_lightning.study.plots import (
     SPEED_UP,
     WEIGHT,
     arm_style,
+    cost_parts,
     draw,
     draw_costs,
     draw_curves,
@@ -29,7 +31,7 @@ from rrr_lightning.study.plots import (
     mean_curve,
     shared_runs,
 )
-from tests.study.made import DURATIONS, STUDY, runs, study
+from tests.study.made import DURATIONS, STUDY, judged_by, runs, study
 
 pytestmark = pytest.mark.usefixtures("few_replicates")
 
@@ -53,7 +55,7 @@ def test_all_of_them(whole_study: Analysis, tmp_path: Path) -> None:
 def test_what_is_not_there_yet_is_not_drawn(whole_study: Analysis, tmp_path: Path) -> None:
     draw(whole_study, tmp_path)
     some = [replace(p, curve=(), phases={}) for p in study() if p.steps == 3]
-    assert [name for name, _ in draw(analyse(some, STUDY), tmp_path)] == [FRONTIER]
+    assert [name for name, _ in draw(analyse(some, judged_by("wall")), tmp_path)] == [FRONTIER]
     assert [path.name for path in tmp_path.iterdir()] == [FRONTIER]
     assert draw(analyse([], STUDY), tmp_path) == []
 
@@ -102,13 +104,37 @@ def test_without_weights_there_is_one_panel(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
-    empty = analyse([replace(p, curve=(), phases={}) for p in study() if p.steps == 3], STUDY)
+    empty = analyse(
+        [replace(p, curve=(), phases={}) for p in study() if p.steps == 3], judged_by("wall")
+    )
     for function in (draw_costs, draw_curves):
         assert not function(empty, tmp_path / "none.png")
     zero = analyse([replace(p, phases={"other": 0.0}, teacher_costs={}, has_teachers=False)
-                    for p in study() if p.steps == 3], STUDY)  # fmt: skip
+                    for p in study() if p.steps == 3], judged_by("wall"))  # fmt: skip
     assert not draw_costs(zero, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_costs_are_in_the_unit_of_the_headline() -> None:
+    results = study()
+    by_flops = cost_parts(analyse(results, STUDY))["taught"]
+    assert list(by_flops.values()) == pytest.approx([1e9 * 16, 1e9 * 20 / 10])
+    by_seconds = cost_parts(analyse(results, judged_by("wall")))["taught"]
+    assert by_seconds["teachers' forward", "0.62", "//"] == pytest.approx(2.5 * 16)
+    assert sum(by_seconds.values()) == pytest.approx(12 * 16 + 4 + 12 * 20 / 10)
+
+
+def test_curves_are_of_the_studys_metric(
+    whole_study: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path, analysis: drawn.append(figure))
+    assert draw_curves(whole_study, tmp_path / CURVES)
+    assert draw_costs(whole_study, tmp_path / COSTS)
+    curves, costs = drawn
+    assert curves.axes[0].get_ylabel() == "val/accuracy"
+    assert costs.axes[0].get_xlabel() == "FLOPs of a run of 12 steps"
+    assert len(costs.axes[0].containers) >= 3 + 1  # bars, and the spread of every arm
 
 
 def lightness(color: str) -> float:

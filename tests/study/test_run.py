@@ -97,7 +97,7 @@ def test_a_study_may_grow(tmp_path: Path, pretend: Pretend) -> None:
 
 def test_another_study_is_refused(tmp_path: Path, pretend: Pretend) -> None:
     go(tmp_path)
-    with pytest.raises(InputError, match="holds another study, whose quality differs"):
+    with pytest.raises(InputError, match="belongs to another study, whose quality differs"):
         go(tmp_path, quality={"metric": "val/loss", "direction": "min", "target": 0.1})
 
 
@@ -273,7 +273,7 @@ def test_the_same_study_and_one_that_grows_are_let_in(tmp_path: Path) -> None:
     grown["teachers"]["longer"]["seeds"] = [901, 902, 903]
     for each in (content(), grown):
         claim_folder(make_study(each), tmp_path / "out")
-    assert "holds another study, whose arms.third differs" in refused(tmp_path / "out")
+    assert "belongs to another study, whose arms.third differs" in refused(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_folder_of_another_study_is_refused(
 ) -> None:
     claim_folder(make_study(content()), tmp_path)
     line = refused(tmp_path, **changes)
-    assert line.startswith(f"--out: holds another study, whose {where} differs")
+    assert line.startswith(f"--out: belongs to another study, whose {where} differs")
     assert str(tmp_path) in line
 
 
@@ -309,7 +309,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     check_folder(make_study(content()), tmp_path)
     (tmp_path / "thesis.tex").touch()
-    assert refused(tmp_path).startswith("--out: holds other files")
+    assert refused(tmp_path).startswith("--out: has other files")
 
 
 def test_records_alone_do_not_say_what_was_fixed_before_them(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_records_alone_do_not_say_what_was_fixed_before_them(tmp_path: Path) -> 
     (tmp_path / "there" / "records").mkdir(parents=True)
     (tmp_path / "there" / "records" / "baseline-4-1.json").touch()
     line = refused(tmp_path / "there")
-    assert line.startswith("--out: holds records without the study.json that says what was fixed")
+    assert line.startswith("--out: has records without the study.json that says what was fixed")
     shutil.copy(tmp_path / "here" / "study.json", tmp_path / "there")
     check_folder(make_study(content()), tmp_path / "there")
     assert "whose headline differs" in refused(
