@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.study.calibration import LEAST_COVERAGE, Coverage, Simulation, fit, means
 from rrr_lightning.study.confidence import (
     Difference,
@@ -145,10 +145,8 @@ class Comparer:
     ) -> None:
         _check_durations([group.steps for group in baseline], name, planned)
         costs, errors = means(baseline)
-        if np.any(np.diff(costs) <= 0):
-            raise InputError(
-                "two durations have the same cost", key=name, found=np.exp(costs).tolist()
-            )
+        rising, found = bool(np.all(np.diff(costs) > 0)), np.exp(costs).tolist()
+        check(rising, name, found, "different costs", "two durations have the same cost")
         self.variance: PooledVariance = pool(baseline, arms)
         self.curve: QualityCostCurve = curve_of(baseline, self.variance.trend)
         self._ends = (
@@ -262,12 +260,8 @@ def _check_durations(found: Sequence[int], baseline: str, planned: Sequence[int]
     if len(found) < LEAST_DURATIONS:
         missing = [steps for steps in planned if steps not in found]
         named = ", ".join(map(str, missing)) or f"{LEAST_DURATIONS - len(found)} more"
-        raise InputError(
-            f"the frontier of the baseline needs at least {LEAST_DURATIONS} durations; "
-            f"missing: {named}",
-            key=baseline,
-            found=sorted(found),
-        )
+        what = f"the frontier of the baseline needs at least {LEAST_DURATIONS} durations; missing: "
+        refuse(baseline, sorted(found), None, what + named)
 
 
 def contrast(

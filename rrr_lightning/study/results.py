@@ -25,7 +25,7 @@ from typing import Any, TypedDict
 import msgspec
 import numpy as np
 
-from rrr_lightning.errors import InputError, check, did_you_mean
+from rrr_lightning.errors import InputError, check, did_you_mean, refuse
 from rrr_lightning.files import read_json
 from rrr_lightning.jobs.process import write_json
 from rrr_lightning.study.confidence import SeedGroup
@@ -122,10 +122,8 @@ def read_record(home: Path, run: str) -> Record | None:
         record = msgspec.convert(read_json(path), Record)
     except ValueError as error:
         raise InputError("is no record of a run", key="--out", found=str(path)) from error
-    version = record["version"]
-    check(
-        version == VERSION, "--out", str(path), f"version {VERSION}", f"has the version {version}"
-    )
+    what = f"has the version {record['version']}"
+    check(record["version"] == VERSION, "--out", str(path), f"version {VERSION}", what)
     return record
 
 
@@ -137,12 +135,10 @@ def read_results(home: Path, runs: Iterable[PlannedRun]) -> dict[str, Result]:
         if record is None:
             continue
         if record["fingerprint"] != run.fingerprint:
-            raise InputError(
-                "was run with other settings than the study file now says",
-                key=run.name,
-                found=str(record_path(home, run.name)),
-                accepted="the former settings, or another folder",
-            )
+            found = str(record_path(home, run.name))
+            accepted = "the former settings, or another folder"
+            what = "was run with other settings than the study file now says"
+            refuse(run.name, found, accepted, what)
         records[run.name] = record
     return make_results(records)
 
