@@ -42,7 +42,10 @@ from rrr_lightning.models import (  # noqa: F401 - for short class names
     masked_lm,
     text_classifier,
 )
+from rrr_lightning.models.base import StudentModule
+from rrr_lightning.predictions import PredictionsFile
 
+logger = logging.getLogger(__name__)
 _stores: list[Any] = []  # of process groups that have ended; held to the end of the process
 
 
@@ -154,6 +157,8 @@ class RRRCLI(LightningCLI):
         config["weights_only"] = config["weights_only"] is not False
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         stored = {} if checkpoint is None else check_checkpoint(checkpoint, self.model)
+        if checkpoint is None and self.subcommand != "fit":
+            check_is_trained(self.model, self.subcommand)
         if self.subcommand == "fit" and config["distillation"] is None:
             check_teachers_are_over(stored, trainer["max_steps"])
             warnings.filterwarnings("ignore", r"Be aware that when .*: \['DistillationCallback'\]")
@@ -166,6 +171,9 @@ class RRRCLI(LightningCLI):
             callbacks.append(config["distillation"])
         if trainer["enable_checkpointing"] is not False:
             callbacks.append(config["checkpoint"])
+        if self.subcommand == "predict" and _is_of_images(self.model, self.datamodule):
+            config["return_predictions"] = False
+            callbacks.append(PredictionsFile(folder))
         if trainer["logger"] in (None, True):
             trainer["logger"] = MetricsFile(folder, stored.get("global_step", 0))
         plugins = trainer["plugins"] or []
@@ -185,6 +193,27 @@ class RRRCLI(LightningCLI):
             warnings.filterwarnings("ignore", r"Be aware that when .*: \['CostLedger'\]")
         callbacks = given if isinstance(given, list) else [given]
         return config["ledger"] and not any(isinstance(each, CostLedger) for each in callbacks)
+
+
+def check_is_trained(model: LightningModule, command: str) -> None:
+    """Refuses to judge random weights; of a foreign module the log says whose weights they are.
+
+    Raises:
+        InputError: There is no checkpoint, and the model does not start from trained weights.
+    """
+    if not isinstance(model, StudentModule):
+        logger.warning("no --ckpt_path: the weights are those that the model is made with")
+    elif not model.starts_trained:
+        raise InputError(
+            f"{command} needs trained weights, those of the new model are random",
+            key="ckpt_path",
+            accepted="--ckpt_path last, or the path of a checkpoint",
+        )
+
+
+def _is_of_images(model: LightningModule, data: object) -> bool:
+    image_data = isinstance(data, images.ImageDataModule)
+    return image_data and isinstance(model, image_classifier.ImageClassifier)
 
 
 def main(run: Callable[[], object] = RRRCLI) -> None:
@@ -229,7 +258,7 @@ def _leave_group() -> None:
     try:
         distributed.destroy_process_group()
     except RuntimeError as error:  # what the run has come to is decided already
-        logging.getLogger(__name__).warning("the process group cannot be ended: %s", error)
+        logger.warning("the process group cannot be ended: %s", error)
 
 
 @contextmanager

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
+from rrr_lightning.cli import check_is_trained
 from rrr_lightning.models.image_classifier import ImageClassifier
-from tests.cli_runs import FIT
+from tests.cli_runs import FIT, TINY
 from tests.students import save_flat
 
 Refused = Callable[..., str]
@@ -167,6 +169,48 @@ def test_bad_values(key: str, value: str, accepted: str, refused: Refused) -> No
     line = refused(*FIT, "--distillation.teachers=x.ckpt", f"--distillation.{key}={value}")
     assert f"distillation.{key}" in line
     assert accepted in line
+
+
+# ---------------------------------------------------------------------------------- weights
+
+BERT = '{"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
+RANDOM = {
+    "images": TINY,
+    "torchvision": (*TINY, "--model.network=resnet18"),
+    "masked_lm": (
+        *("--model=MaskedLanguageModel", "--model.vocabulary_size=300", f"--model.network={BERT}"),
+        *("--data=TextDataModule", "--data.source=embedded", "--data.tokenizer=train:300"),
+        *TINY[5:],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "case"),
+    [
+        ("validate", "images"),
+        ("test", "images"),
+        ("predict", "images"),
+        ("test", "torchvision"),
+        ("validate", "masked_lm"),
+    ],
+)
+def test_random_weights_are_not_judged(command: str, case: str, refused: Refused) -> None:
+    line = refused(command, *RANDOM[case], "--trainer.default_root_dir=run")
+    assert line == (
+        f"ckpt_path: {command} needs trained weights, those of the new model are random; "
+        "accepted: --ckpt_path last, or the path of a checkpoint"
+    )
+    assert not Path("run").exists()
+
+
+def test_weights_that_a_model_starts_from_are_judged(caplog: pytest.LogCaptureFixture) -> None:
+    trained, foreign = ImageClassifier("cifar_resnet8", 10), BoringModel()
+    trained.starts_trained = True
+    check_is_trained(trained, "validate")
+    assert caplog.messages == []
+    check_is_trained(foreign, "validate")
+    assert caplog.messages == ["no --ckpt_path: the weights are those that the model is made with"]
 
 
 # ---------------------------------------------------------------------------------- data

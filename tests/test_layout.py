@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "random", "tokens", "distillation"},
     "checkpointing": {"errors", "files", "distillation"},
     "metrics_file": {"errors", "files"},
+    "predictions": {"errors", "files"},
     "commands": {"errors", "__version__"},
     "_parsing": {"errors", "files", "commands", "distillation"},
     "jobs": {"errors", "files", "random"},

@@ -86,6 +86,7 @@ class StudentModule(TrainingLoss, ABC):
     student_logits: ClassVar[str]
     optimizer_values: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay")
     loss_values: ClassVar[tuple[str, ...]] = ()  # names of what else decides the training loss
+    starts_trained = False  # whether all weights are trained ones before any checkpoint is loaded
 
     def __init__(
         self,

@@ -209,8 +209,9 @@ class ImageClassifier(StudentModule):
         self._evaluate("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Returns logits [B, K]."""
-        return self.rows(batch)
+        """Returns probabilities [B, K]: by softmax, or class by class under `binary`."""
+        logits_BK = self.rows(batch).float()
+        return logits_BK.sigmoid() if self.loss == "binary" else logits_BK.softmax(dim=1)
 
     def _evaluate(self, stage: str, batch: Any) -> None:
         images_BCHW, labels_B = batch

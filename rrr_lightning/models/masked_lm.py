@@ -100,6 +100,7 @@ class MaskedLanguageModel(RowCounting, TextStudent):
         if compile_network:
             self.network.network.compile()
         # What rebuilds the network without the files that it came from.
+        self.starts_trained = pretrained
         self.hparams.update(self.arguments(), pretrained=False)
         self.row_means = nn.ModuleDict({stage: _row_means() for stage in ("val", "test")})
 

@@ -198,11 +198,19 @@ def test_top_5_is_logged_where_it_says_something() -> None:
     assert metrics["val/accuracy_top5"] == pytest.approx(expected)
 
 
-def test_training_logs_its_loss_and_predictions_are_logits() -> None:
-    module = classifier()
-    assert "train/loss" in fit(module, steps=1).callback_metrics
-    rows = make_trainer().predict(module, loader())
-    assert rows[0].shape == (4, CLASSES)
+def test_training_logs_its_loss() -> None:
+    assert "train/loss" in fit(classifier(), steps=1).callback_metrics
+
+
+@pytest.mark.parametrize("loss", ["softmax", "binary"])
+def test_predictions_are_probabilities(loss: Any) -> None:
+    module = classifier(loss=loss)
+    (first, *_) = make_trainer().predict(module, loader())
+    assert first.shape == (4, CLASSES)
+    images, _ = next(iter(loader()))
+    logits = module.eval()(images)
+    probabilities = logits.softmax(1) if loss == "softmax" else 1 / (1 + (-logits).exp())
+    assert torch.allclose(first, probabilities, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------- checkpoints

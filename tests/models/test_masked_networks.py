@@ -90,6 +90,8 @@ def test_a_pretrained_model_does_without_the_folder_later(folder: Path) -> None:
     assert torch.equal(again.eval().rows(batch()), model.eval().rows(batch()))
     assert "tokenizer" not in model.hparams
     assert model.hparams["pretrained"] is False
+    assert model.starts_trained
+    assert not MaskedLanguageModel(**model.arguments()).starts_trained
 
 
 def test_a_tokenizer_gives_size_and_padding(folder: Path) -> None:
