@@ -36,6 +36,7 @@ class StudentInput:
         normalized = any(teacher.schema.normalization is not None for teacher in teachers)
         self._needs_pixels = normalized and not knows_statistics
         self.is_known = True
+        self._is_tried = False
 
     def __call__(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Any
@@ -70,6 +71,10 @@ class StudentInput:
                     "`lambda batch: batch[0]` where the step only normalises; or images normalised "
                     "before training_step",
                 )
+        if not self._is_tried:  # once, as it waits for the device
+            self._is_tried = True
+            if "labels" not in _arguments(network, args, kwargs):
+                _check_masked_words(seen, batch)
         return seen
 
 
@@ -81,7 +86,8 @@ def as_batch(
     Returns:
         `batch` itself where the network was called with tensors of it. Otherwise the tensor in the
         place of the batch's first element, or a dict of the tensors by the names of the network's
-        arguments, with the batch's `labels` where a tensor beside them is the batch's own.
+        arguments, with the batch's `labels` where a tensor beside them is the batch's own or where
+        the labels are those of words.
     """
     tensors = _arguments(network, args, kwargs)
     if isinstance(batch, Mapping):
@@ -91,7 +97,7 @@ def as_batch(
             return batch
         if len(tensors) == 1 and not any(name in batch for name in tensors):
             return next(iter(tensors.values()))
-        if any(kept) and "labels" in batch:
+        if "labels" in batch and (any(kept) or _labels_words(batch)):
             return {"labels": batch["labels"], **tensors}
         return tensors
     if len(tensors) != 1:
@@ -123,6 +129,35 @@ def refuse_changed(seen: Any, batch: Any, key: str = KEY) -> None:
                 "the teachers then get; a function from the batch to the teacher's input in "
                 "distillation.teacher_inputs; or batches changed before training_step",
             )
+
+
+def _check_masked_words(seen: Any, batch: Any) -> None:
+    """Refuses the batch's labels of words where the network was called with other words.
+
+    Raises:
+        InputError: It was.
+    """
+    if not isinstance(batch, Mapping) or not isinstance(seen, Mapping) or not _labels_words(batch):
+        return
+    own, given = (_tensors(each) for each in (batch, seen))
+    words = [value for value in given if not value.is_floating_point()]
+    if len(words) == len(given) and any(_equal(words[0], other) for other in own):
+        return
+    raise InputError(
+        "training_step changes the texts before the student's network gets them, so that nothing "
+        "says which tokens are masked",
+        key=KEY,
+        found=", ".join(f"{name} {tuple(seen[name].shape)}" for name in seen if name != "labels"),
+        accepted="a network that is called with its labels as well; texts changed before "
+        "training_step; or, where the labels are still those of the batch, a function from the "
+        "batch to the teacher's input",
+    )
+
+
+def _labels_words(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch has a label for each of its words."""
+    labels = batch.get("labels")
+    return isinstance(labels, Tensor) and any(v.shape == labels.shape for v in _tensors(batch))
 
 
 def _arguments(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,7 +17,8 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.errors import InputError
-from tests.callbacks.foreign import Foreign, make_module, make_trainer
+from tests.callbacks.foreign import Foreign, make_module, make_trainer, weights
+from tests.models.texts import CALM, TINY, sample
 
 CLASSES, SIZE = 5, 8
 
@@ -206,3 +208,155 @@ def test_copies_made_during_a_run_train_themselves(name: str) -> None:
         torch.optim.SGD(copied.parameters(), lr=1.0).step()
     assert all(map(torch.equal, before, module.parameters()))
     assert copies.scripted(batch[0]).shape == (8, CLASSES)
+
+
+# ---------------------------------------------------------------------------------------- texts
+
+
+def shuffled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    order = torch.randperm(len(batch["input_ids"]))
+    return {name: each[order] for name, each in batch.items()}
+
+
+def shortened(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: each[:, :6].contiguous() if each.ndim == 2 else each for name, each in batch.items()
+    }
+
+
+def halved(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each[: len(each) // 2] for name, each in batch.items()}
+
+
+def masked_again(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    tokens = batch["input_ids"]
+    chosen = torch.rand(tokens.shape) < 0.4
+    labels = batch["labels"]
+    if labels.ndim == 2:
+        labels = torch.where(chosen, tokens, -100)
+    return {**batch, "input_ids": torch.where(chosen, 4, tokens), "labels": labels}
+
+
+def narrowed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**batch, "input_ids": batch["input_ids"].int()}
+
+
+def text_network(masked: bool) -> nn.Module:
+    config = transformers.BertConfig(**TINY, **CALM, num_labels=3)
+    kind = transformers.BertForMaskedLM if masked else transformers.BertForSequenceClassification
+    network: nn.Module = kind(config)
+    with torch.no_grad():  # rows that differ from text to text
+        for parameter in network.parameters():
+            parameter.mul_(8)
+    return network
+
+
+class ChangingTexts(Changing):
+    """Changes its texts in the step; the network gets the labels, as in many scripts."""
+
+    passes_labels = True
+
+    def __init__(self, masked: bool = True) -> None:
+        super().__init__()
+        self.net = text_network(masked)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch = self.change(batch)
+        if self.passes_labels:
+            return self.net(**batch).loss
+        labels = batch["labels"]
+        logits = self.net(batch["input_ids"], batch["attention_mask"]).logits
+        return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def texts(masked: bool) -> DataLoader[Any]:
+    samples = [sample(0, number) for number in range(1, 36) if number % 3]
+    if not masked:
+        samples = [{**each, "labels": torch.tensor(n % 3)} for n, each in enumerate(samples)]
+    return DataLoader(samples, batch_size=8)  # type: ignore[arg-type]
+
+
+TEXT_CHANGES = [unchanged, shuffled, shortened, halved, masked_again, narrowed]
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked words", "sequences"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
+@pytest.mark.parametrize("change", TEXT_CHANGES, ids=lambda change: change.__name__)
+def test_a_teacher_that_is_the_student_agrees_whatever_the_step_does_to_the_texts(
+    change: Any, compiled: bool, masked: bool
+) -> None:
+    module = make_module(ChangingTexts, masked=masked)
+    module.change = change
+    teacher = copy_of(module.net)
+    if compiled:
+        torch._dynamo.reset()
+        module.net.compile(backend="eager")
+    assert_the_same(distilled(module, teacher, texts(masked)))
+
+
+@pytest.mark.parametrize("change", [shuffled, shortened], ids=lambda change: change.__name__)
+def test_a_sequence_classifier_need_not_get_the_labels(change: Any) -> None:
+    module = make_module(ChangingTexts, masked=False)
+    module.change, module.passes_labels = change, False
+    assert_the_same(distilled(module, copy_of(module.net), texts(masked=False)))
+
+
+@pytest.mark.parametrize("change", [unchanged, narrowed], ids=lambda change: change.__name__)
+def test_the_labels_of_the_batch_tell_the_masked_words_where_the_step_keeps_them(
+    change: Any,
+) -> None:
+    module = make_module(ChangingTexts)
+    module.change, module.passes_labels = change, False
+    assert_the_same(distilled(module, copy_of(module.net), texts(masked=True)))
+
+
+@pytest.mark.parametrize(
+    "change", [shuffled, shortened, halved, masked_again], ids=lambda change: change.__name__
+)
+def test_masked_words_that_only_the_step_knows_are_refused(change: Any) -> None:
+    module = make_module(ChangingTexts)
+    module.change, module.passes_labels = change, False
+    before = weights(module)
+    with pytest.raises(
+        InputError, match=r"^distillation.teacher_inputs: .*which tokens are masked"
+    ):
+        distilled(module, copy_of(module.net), texts(masked=True))
+    assert torch.equal(before, weights(module))
+
+
+class Embedded(ChangingTexts):
+    """Looks its words up in a frozen table, and passes them on in another dtype."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch = self.change(dict(batch))
+        table = self.net.get_input_embeddings().weight.detach()
+        words = table[batch.pop("input_ids")].double().float()
+        return self.net(inputs_embeds=words, **batch).loss
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked words", "sequences"])
+@pytest.mark.parametrize("change", [unchanged, shuffled], ids=lambda change: change.__name__)
+def test_the_teacher_gets_the_embeddings_that_the_network_gets(change: Any, masked: bool) -> None:
+    module = make_module(Embedded, masked=masked)
+    module.change = change
+    assert_the_same(distilled(module, copy_of(module.net), texts(masked)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "masked words", "sequences"])
+def test_a_compiler_that_traces_gradients_changes_nothing(kind: str) -> None:
+    torch._dynamo.reset()
+    if kind == "images":
+        module, loader, change = make_module(Changing), images(), mixed
+    else:
+        masked = kind == "masked words"
+        module, loader = make_module(ChangingTexts, masked=masked), texts(masked)
+        change = shuffled
+    module.change = change
+    teacher = copy_of(module.net)
+    module.net.compile(backend="aot_eager")
+    logged = distilled(module, teacher, loader)
+    assert logged.losses == pytest.approx([0.0] * 3, abs=1e-5)
+    assert logged.agreements == [1.0] * 3
