@@ -24,8 +24,10 @@ from safetensors.torch import save_file
 
 from rrr_lightning import __version__
 from rrr_lightning.data.tokenizer import rebuild_tokenizer
-from rrr_lightning.distillation.weight_files import add_checksum, read_checkpoint
+from rrr_lightning.distillation.checksums import add_checksum
+from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import content_of
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import LEDGER_FILE, quiet
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
@@ -88,7 +90,9 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
             _write_student(module, described, part)  # type: ignore[arg-type]
         if ledger is not None:
             (part / LEDGER_FILE).write_text(json.dumps(ledger, indent=1) + "\n")
-        (part / "README.md").write_text(model_card(target.name, content))
+        with content_of(source, "--checkpoint"):
+            card = model_card(target.name, content)
+        (part / "README.md").write_text(card)
         for weights in part.glob("*.safetensors"):
             add_checksum(weights)
         mode = (part / "README.md").stat().st_mode  # safetensors writes files for the owner alone

@@ -24,6 +24,7 @@ PART = ".part"
 MOST_JSON = 64 << 20  # bytes
 MOST_YAML = 1 << 20  # bytes
 _DEEPEST = 100  # lists and mappings inside each other
+_OF_CONTENT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 _MOST_VALUES = 100_000  # of a YAML file, with every alias written out
 
 
@@ -109,12 +110,13 @@ def read_json(path: str | Path, key: str | None = None) -> Any:
     """
     text = read_text(path, key)
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return _with_whole_characters(text, json.loads(text, object_pairs_hook=_unique))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{path} is damaged: no JSON ({where})", key=key) from error
     except (ValueError, RecursionError) as error:
-        reason = error.args[0] if isinstance(error, _Twice) else "numbers too long or too deep"
+        odd = "odd characters, numbers that are too long, or too many levels"
+        reason = error.args[0] if isinstance(error, _Twice) else odd
         raise InputError(f"{path} is damaged: {reason}", key=key) from error
 
 
@@ -127,7 +129,7 @@ def read_yaml(path: str | Path, key: str | None = None) -> Any:
     """
     text = read_text(path, key, MOST_YAML)
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _with_whole_characters(text, yaml.load(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -135,6 +137,36 @@ def read_yaml(path: str | Path, key: str | None = None) -> Any:
         raise InputError(f"{path} is not YAML ({where}{problem})", key=key) from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not YAML (odd characters or values)", key=key) from error
+
+
+@contextmanager
+def content_of(path: str | Path, key: str | None = None) -> Iterator[None]:
+    """Refuses a file whose content is not what the code in the block takes it for.
+
+    What strangers write can lack anything and be of any type. So where such content is interpreted,
+    the errors of Python's own types stand for a damaged file.
+
+    >>> with content_of("a.json"):
+    ...     {}["version"]
+    Traceback (most recent call last):
+    rrr_lightning.errors.InputError: a.json is damaged: 'version' is missing
+
+    Args:
+        path: The file, for the message.
+        key: The config key that names it, for the message.
+
+    Raises:
+        InputError: The block raised such an error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (*_OF_CONTENT, yaml.YAMLError) as error:
+        reason = "a value in it is of another kind or size than expected"
+        if isinstance(error, KeyError):
+            reason = f"{str(error.args[0])[:80]!r} is missing"
+        raise InputError(f"{path} is damaged: {reason}", key=key) from error
 
 
 def check_regular_files(folder: str | Path, key: str | None = None) -> None:
@@ -146,6 +178,13 @@ def check_regular_files(folder: str | Path, key: str | None = None) -> None:
     for path in sorted(Path(folder).iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
             refuse(key, None, "regular files", f"{path} is no regular file")
+
+
+def _with_whole_characters(text: str, content: Any) -> Any:
+    r"""Returns the content; half a character, which `\ud800` stands for, cannot be written."""
+    if re.search(r"\\[uU]", text):
+        json.dumps(content, ensure_ascii=False, default=str).encode()
+    return content
 
 
 class _Twice(ValueError):

@@ -42,9 +42,11 @@ def load_tokenizer(source: str, key: str, accepted: str = "") -> Any:
 
     folder = Path(source).expanduser()
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder) if folder.is_dir() else source, trust_remote_code=False
         )
+        tokenizer("a")  # settings of wrong types show only then
+        return tokenizer
     except Exception as error:  # files of many formats fail in many ways
         raise InputError(
             f"no tokenizer can be loaded from there ({_reason(folder, error)})",

@@ -55,7 +55,7 @@ class Encoding:
                 found=self.kind,
                 accepted=", ".join(get_args(Kind)),
             )
-        if self.kind != "dense" and not 1 <= self.kept < self.columns:
+        if self.kind != "dense" and not (type(self.kept) is int and 1 <= self.kept < self.columns):
             raise InputError(
                 "out of range",
                 key="--classes",
@@ -71,6 +71,15 @@ class Encoding:
             return 2 * self.columns + number
         rest = 2 if self.kind == "top_k" else 2 + number
         return self.kept * (number + 2) + rest
+
+    @property
+    def widths(self) -> dict[str, int | None]:
+        """The arrays that are stored, with their columns; None for one number per row."""
+        if self.kind == "dense":
+            return {"rows": self.columns, "top": None}
+        if self.kind == "top_k":
+            return {"classes": self.kept, "log_p": self.kept + 1}
+        return {"classes": self.kept, "log_p": self.kept, "top": None, "entropy": None}
 
     @property
     def softness(self) -> float:

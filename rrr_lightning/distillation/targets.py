@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rrr_lightning.distillation.checksums import Damaged, add_checksum, check_checksum
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.sparse import Arrays, Encoding, SparseTargets
-from rrr_lightning.errors import InputError
-from rrr_lightning.files import read_json
+from rrr_lightning.errors import InputError, check
+from rrr_lightning.files import content_of, read_json
 
 MANIFEST = "targets.json"
 SHARDS = "shards"
@@ -84,7 +86,7 @@ class TargetPlan:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TargetPlan:
         """Returns the plan in the content of a manifest."""
-        return cls(
+        plan = cls(
             encoding=Encoding(**content["encoding"]),
             steps=range(*content["steps"]),
             shards=tuple((first, stop) for first, stop in content["shards"]),
@@ -92,8 +94,23 @@ class TargetPlan:
             has_counts=content["has_counts"],
             pool=TeacherPool(**content["pool"]),
             teachers=tuple(content["teachers"]),
-            run=content["run"],
+            run=dict(content["run"]),
         )
+        encoding, ends = plan.encoding, [0, *(stop for _, stop in plan.shards)]
+        sizes = (plan.global_batch_size, encoding.columns)
+        check(all(type(n) is int and n > 0 for n in sizes), KEY, sizes, "whole numbers from 1")
+        check(type(plan.has_counts) is bool, KEY, plan.has_counts, "true or false")
+        known = all(isinstance(each, str) for part in plan.teachers for each in part.values())
+        check(known, KEY, None, "teachers with a name and a SHA-256")
+        if encoding.temperature is not None:
+            check(0 < encoding.temperature < math.inf, KEY, encoding.temperature, "above 0")
+        in_order = all(
+            type(stop) is int and first == before < stop
+            for (first, stop), before in zip(plan.shards, ends, strict=False)
+        )
+        check(in_order and ends[-1] == len(plan.steps), KEY, None, "shards of all steps, in order")
+        plan.pool.check(len(plan.teachers))
+        return plan
 
     def extended(self, steps: range, steps_per_shard: int) -> TargetPlan:
         """Returns the plan for more steps, the shards that it has as they are."""
@@ -113,12 +130,10 @@ def read_plan(folder: Path) -> TargetPlan | None:
     if not path.exists():
         return None
     content = read_json(path, KEY)
-    try:
+    with content_of(path, KEY):
         version = content["version"]
         if version == VERSION:
             return TargetPlan.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error})", key=KEY) from error
     raise InputError(
         f"{path} is of another version", key=KEY, found=version, accepted=f"version {VERSION}"
     )
@@ -152,6 +167,7 @@ def write_shard(
         arrays[COUNTS] = np.concatenate(list(counts)).astype(np.uint16)
     part = path.with_name(f".{path.name}{_PART}")
     save_file(arrays, part)
+    add_checksum(part)
     _put_in_place(part, path)
 
 
@@ -220,8 +236,14 @@ class TargetStore:
         first, stop = base + places.start, base + places.stop
         if self._rows_before is not None:
             first, stop = self._rows_before[first], self._rows_before[stop]
-        names = (name for name in self._shard.keys() if name != COUNTS)  # noqa: SIM118 - no mapping
-        return SparseTargets.of({name: self._shard.get_slice(name)[first:stop] for name in names})
+        encoding = self.plan.encoding
+        arrays = {name: self._shard.get_slice(name)[first:stop] for name in encoding.widths}
+        numbers = (arrays[name] for name in ("classes", "top") if name in arrays)
+        if any(each.max(initial=0) >= encoding.columns for each in numbers) or any(
+            np.isnan(each).any() for each in arrays.values()
+        ):
+            self._refuse(number, "it holds NaN, or classes that there are not")
+        return SparseTargets.of(arrays)
 
     def close(self) -> None:
         """Lets go of the file that is open."""
@@ -229,27 +251,39 @@ class TargetStore:
 
     def _open(self, number: int) -> None:
         path = shard_path(self.folder, self._starts[number])
+        first, stop = self.plan.shards[number]
+        rows = samples = (stop - first) * self.plan.global_batch_size
+        self.close()
         try:
-            _read_ahead(path)
+            check_checksum(path)
             self._shard = safe_open(path, framework="np")
             if self.plan.has_counts:
                 counts = self._shard.get_tensor(COUNTS)
                 self._rows_before = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"the shard {path.name} cannot be read ({error})",
-                key=KEY,
-                found=str(self.folder),
-                accepted="the file as it was written; without it, `rrr targets` writes it again",
-            ) from error
+                rows = int(self._rows_before[-1])
+                self._check_array(number, COUNTS, (samples,), "u")
+            for name, width in self.plan.encoding.widths.items():
+                kind = "u" if name in ("classes", "top") else "f"
+                self._check_array(number, name, (rows,) if width is None else (rows, width), kind)
+        except (Damaged, SafetensorError, OSError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            self._refuse(number, str(error), error)
         self._number = number
 
+    def _check_array(self, number: int, name: str, shape: tuple[int, ...], kind: str) -> None:
+        found = self._shard.get_slice(name)
+        if tuple(found.get_shape()) != shape or found[:0].dtype.kind != kind:
+            self._refuse(number, f"its array {name!r} is not of the shape and type that it had")
 
-def _read_ahead(path: Path) -> None:
-    """Has the system bring a file into its cache while the training goes on."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    def _refuse(self, number: int, why: str, error: Exception | None = None) -> NoReturn:
+        name = shard_path(self.folder, self._starts[number]).name
+        raise InputError(
+            f"the shard {name} cannot be read ({why})",
+            key=KEY,
+            found=str(self.folder),
+            accepted="the file as it was written; without it, `rrr targets` writes it again",
+        ) from error
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -7,34 +7,30 @@ are compared with its own size before memory is taken, and checksums are verifie
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import pickle
 import re
-import shutil
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rrr_lightning.distillation.checksums import MOST_JSON, Damaged, check_checksum
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import atomic_file
 
 _ACCEPTED = (
     "safetensors, the index file of shards, or a file saved with "
     "torch.save(network.state_dict(), path)"
 )
-_MOST_JSON = 16 << 20  # bytes of a safetensors header or an index, for 100,000 tensors or more
 _SHARED = 64 << 20  # bytes that a tensor may have beyond its storage, by repeating rows
-_DIGEST = "rrr_lightning.sha256"  # metadata of safetensors that `rrr export` writes
 # Foreign objects that stand for plain values: they do no harm in a checkpoint of a run.
 _PLAIN = ("torch.device", "_codecs.encode", "builtins.bytearray", "builtins.complex")
 _MAGIC, _FORMAT = 0x1950A86A20F9469CFC6C, 1001  # of torch's old format
@@ -113,7 +109,7 @@ def _content(
     size, head = _open(path, key)
     try:
         if head[8:9] == b"{" and head[:2] != b"PK":
-            return _read_safetensors(path, size)
+            return _read_safetensors(path)
         if head.lstrip()[:1] in (b"{", b"[") and not is_shard:
             return _read_index(path, size, key, foreign)
         _refuse_other_kinds(path, head, key)
@@ -123,12 +119,8 @@ def _content(
     except InputError:
         raise
     except Exception as error:  # damaged bytes surface as errors of many kinds
-        reason = f" ({_first_line(error)})" if isinstance(error, _Damaged) else ""
+        reason = f" ({_first_line(error)})" if isinstance(error, Damaged) else ""
         _refuse(path, key, f"cannot be read: it is truncated, damaged or no weight file{reason}")
-
-
-class _Damaged(Exception):
-    """A file that contradicts itself; the text is for the message."""
 
 
 def _first_line(error: BaseException) -> str:
@@ -180,47 +172,14 @@ def _refuse_other_kinds(path: Path, head: bytes, key: str | None) -> None:
         _refuse(path, key, "is no weight file but text")
 
 
-def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
-    """The length of a safetensors header and what it says."""
-    length = struct.unpack("<Q", file.read(8))[0]
-    if length > min(size - 8, _MOST_JSON):
-        raise _Damaged(f"its header states {length} bytes")
-    return length, dict(json.loads(file.read(length)))
-
-
-def _read_safetensors(path: Path, size: int) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        _, header = _header(file, size)
-        stated = dict(header.pop("__metadata__", None) or {}).get(_DIGEST)
-        if stated is not None and stated != _digest(file, header):
-            raise _Damaged("its checksum is wrong")
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    check_checksum(path)
     return dict(load_file(path, device="cpu"))
-
-
-def _digest(file: BinaryIO, header: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def add_checksum(path: Path) -> None:
-    """Writes the SHA-256 of a safetensors file's tensors into its metadata, for later readers."""
-    with open(path, "rb") as file:
-        _, header = _header(file, path.stat().st_size)
-        metadata, start = dict(header.pop("__metadata__", None) or {}), file.tell()
-        metadata[_DIGEST] = _digest(file, header)
-        text = json.dumps({"__metadata__": metadata, **header}).encode()
-        text += b" " * (-len(text) % 8)
-        file.seek(start)
-        with atomic_file(path) as target:
-            target.write(struct.pack("<Q", len(text)) + text)
-            shutil.copyfileobj(file, target, 1 << 20)
 
 
 def _read_index(path: Path, size: int, key: str | None, foreign: list[str]) -> dict[str, Any]:
     """The tensors of all shards that an index names; a JSON file of another kind is refused."""
-    content = json.loads(path.read_bytes()) if size <= _MOST_JSON else None
+    content = json.loads(path.read_bytes()) if size <= MOST_JSON else None
     if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
         names, kind = set(content or ()), "JSON text"
         if "added_tokens" in names:
@@ -258,13 +217,13 @@ def _tensor(
     """A tensor on a storage, if it lies inside: torch's own function makes the storage longer."""
     dtype = dtype or storage.dtype
     if len(_) > 2 and _[2]:
-        raise _Damaged("a tensor with a conjugate or negative bit")
+        raise Damaged("a tensor with a conjugate or negative bit")
     if not all(map(_is_count, (offset, *size, *stride))) or len(size) != len(stride):
-        raise _Damaged("a tensor of an impossible shape")
+        raise Damaged("a tensor of an impossible shape")
     count, held = math.prod(size) * dtype.itemsize, storage.data.nbytes()
     end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and (end * dtype.itemsize > held or count > held + _SHARED):
-        raise _Damaged(f"a tensor of shape {tuple(size)} in a storage of {held} bytes")
+        raise Damaged(f"a tensor of shape {tuple(size)} in a storage of {held} bytes")
     return torch.empty(0, dtype=dtype, device=storage.data.device).set_(
         storage.data, offset, tuple(size), tuple(stride)
     )
@@ -334,7 +293,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C takes whatever memory a fil
 
     def get_extension(self, code: int) -> None:
         """Extension codes stand for classes of this process, which a file may not choose."""
-        raise _Damaged(f"an extension code ({code})")
+        raise Damaged(f"an extension code ({code})")
 
     def persistent_load(self, saved: Any) -> Any:
         """The storage of a tensor, or a class that an old file brings with its source."""
@@ -342,7 +301,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C takes whatever memory a fil
             return saved[1]
         kind, dtype, name, _, count = tuple(saved)[:5]
         if self._storage is None or kind != "storage" or not _is_count(count):
-            raise _Damaged("a storage of an impossible size")
+            raise Damaged("a storage of an impossible size")
         return self._storage(dtype, str(name), count, *saved[5:])
 
     def load_build(self) -> None:
@@ -368,22 +327,22 @@ def _read_zip(path: Path, size: int, foreign: list[str], key: str | None, device
         ):
             _refuse(path, key, "is no weight file but a TorchScript archive, which holds a program")
         if any(each.compress_type != zipfile.ZIP_STORED for each in records.values()):
-            raise _Damaged("its records are compressed, which torch.save never does")
+            raise Damaged("its records are compressed, which torch.save never does")
         if (
             len(records) != len(archive.infolist())
             or sum(e.file_size for e in records.values()) > size
         ):
-            raise _Damaged("its records are larger than the file")
+            raise Damaged("its records are larger than the file")
         order = f"{root}byteorder"
         if order in records and archive.read(order) != b"little":
-            raise _Damaged("its numbers are big-endian")
+            raise Damaged("its numbers are big-endian")
         storages: dict[str, _Storage] = {}
 
         def storage(dtype: torch.dtype, name: str, count: int, *_: Any) -> _Storage:
             if name not in storages:
                 record = records[f"{root}data/{name}"]
                 if record.file_size < count * dtype.itemsize:
-                    raise _Damaged(f"storage {name} is shorter than stated")
+                    raise Damaged(f"storage {name} is shorter than stated")
                 held = torch.empty(record.file_size, dtype=torch.uint8, device=device)
                 with archive.open(record) as file:
                     _fill(file, held)
@@ -395,7 +354,7 @@ def _read_zip(path: Path, size: int, foreign: list[str], key: str | None, device
                 content = _Unpickler(file, foreign, storage).load()
                 file.read()  # to the end, where the checksum is verified
         except zipfile.BadZipFile as error:
-            raise _Damaged(_first_line(error)) from error
+            raise Damaged(_first_line(error)) from error
     return content
 
 
@@ -406,7 +365,7 @@ def _fill(file: Any, held: Tensor) -> None:
     while count := file.readinto(view[done : done + (1 << 22)]):
         done += count
     if done < len(view) or file.read(1):  # at its end the checksum of a record is verified
-        raise _Damaged("a record is not as long as stated")
+        raise Damaged("a record is not as long as stated")
 
 
 def _read_old(path: Path, size: int, foreign: list[str], key: str | None) -> Any:
@@ -415,11 +374,11 @@ def _read_old(path: Path, size: int, foreign: list[str], key: str | None) -> Any
 
     def storage(dtype: torch.dtype, name: str, count: int, *view: Any) -> _Storage:
         if view and view[0] is not None:
-            raise _Damaged("a view of a storage")
+            raise Damaged("a view of a storage")
         if name not in storages:
             taken = sum(held.nbytes for held, _ in storages.values())
             if taken + count * dtype.itemsize > size:
-                raise _Damaged(f"storage {name} is larger than the file")
+                raise Damaged(f"storage {name} is larger than the file")
             held = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
             storages[name] = held, dtype.itemsize
         return _Storage(storages[name][0].untyped_storage(), dtype)
@@ -431,18 +390,18 @@ def _read_old(path: Path, size: int, foreign: list[str], key: str | None) -> Any
             what = f"is a pickle that torch.save did not write{named}; it could run code"
             _refuse(path, key, f"{what}, and is refused")
         if _Unpickler(file, foreign).load() != _FORMAT:
-            raise _Damaged("an unknown version of torch's format")
+            raise Damaged("an unknown version of torch's format")
         if not dict(_Unpickler(file, foreign).load()).get("little_endian", True):
-            raise _Damaged("its numbers are big-endian")
+            raise Damaged("its numbers are big-endian")
         content = _Unpickler(file, foreign, storage).load()
         for name in _Unpickler(file, foreign).load():
             held, item = storages[str(name)]
             if struct.unpack("<q", file.read(8))[0] * item != held.nbytes:
-                raise _Damaged(f"storage {name} is not as long as stated")
+                raise Damaged(f"storage {name} is not as long as stated")
             view = memoryview(held.numpy())  # type: ignore[arg-type]
             if file.readinto(view) != len(view):
-                raise _Damaged("it ends too early")
+                raise Damaged("it ends too early")
             storages.pop(str(name))
     if storages:
-        raise _Damaged("a storage is missing")
+        raise Damaged("a storage is missing")
     return content

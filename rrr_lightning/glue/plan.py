@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from rrr_lightning.data.glue_tasks import TASKS, find_task
 from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.files import read_json, sha256_of
 from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_of
-from rrr_lightning.glue.results import GLUE, Results, TaskResult, collect
+from rrr_lightning.glue.results import GLUE, Results, TaskResult, collect, read_result
 from rrr_lightning.jobs import Job
 from rrr_lightning.jobs.process import MARKER, write_json
 from rrr_lightning.models.vocabulary import HUB_ID
@@ -72,8 +74,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Returns what it has left in its folder."""
-        result: dict[str, Any] = read_json(self.folder / MARKER)["result"]
-        return result
+        return read_result(self.folder / MARKER, self.task)
 
     def job(self) -> Job:
         """Returns its job; its expected seconds follow the number of samples."""
@@ -253,6 +254,9 @@ def read_plan(folder: Path, key: str) -> Plan:
     """
     try:
         content: dict[str, Any] = read_json(folder / PLAN)
+        msgspec.convert(content, Plan)
+        for task in content["tasks"]:
+            find_task(task)
         content["tasks"] = {task: _settings(values) for task, values in content["tasks"].items()}
         if content["start"] is not None:
             content["start"] = _settings(content["start"])

@@ -10,16 +10,28 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rrr_lightning.data.glue_tasks import TASKS
+from rrr_lightning.files import content_of, read_json
 from rrr_lightning.jobs.process import write_json
 
 JSON, TABLE = "glue.json", "glue.csv"
 Array = NDArray[np.float64]
+
+
+class RunResult(TypedDict):
+    """What a run leaves of its evaluation, as far as reports use it."""
+
+    metrics: dict[str, float]
+    rows: dict[str, int]
+    official_rows: dict[str, int]
+    device: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,19 @@ class Average:
     missing: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     missing_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def read_result(path: Path, task: str) -> dict[str, Any]:
+    """Returns what a run of a task has left in its folder."""
+    with content_of(path, "--out"):
+        result: dict[str, Any] = read_json(path)["result"]
+        msgspec.convert(result, RunResult)
+        names = [(metric.name, metric.split) for metric in REPORTED[task]]
+        _ = (
+            result["rows"]["train"],
+            [(result["metrics"][name], result["rows"][split]) for name, split in names],
+        )
+    return result
 
 
 def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[int, float]:

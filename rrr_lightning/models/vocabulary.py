@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # names a model on the hub
 
@@ -37,9 +37,17 @@ class Vocabulary:
     def of(cls, tokenizer: Any) -> Vocabulary:
         """Returns the vocabulary of a Hugging Face tokenizer."""
         by_id = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+        last, most = max(by_id, default=-1), 2 * len(by_id) + 1000
+        check(
+            last < most,
+            "tokenizer",
+            last,
+            f"ids below {most}",
+            f"an id is too large for {len(by_id)} tokens",
+        )
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return cls(
-            tokens=tuple(by_id.get(token_id, "") for token_id in range(max(by_id) + 1)),
+            tokens=tuple(by_id.get(token_id, "") for token_id in range(last + 1)),
             special_token_ids={
                 name: tokenizer.convert_tokens_to_ids(token)
                 for name, token in sorted(tokenizer.special_tokens_map.items())

@@ -40,6 +40,42 @@ VERSION = 1
 TRAINING = ("student_step", "teacher_forward", "data_wait", "other")
 
 
+class _Phase(TypedDict):
+    seconds: float
+
+
+class _Flops(TypedDict):
+    student: float | None
+    teacher: float | None
+
+
+class _Taught(TypedDict):
+    name: str
+    sha256: str | None
+    ledger: Ledger | None
+
+
+class _Needed(TypedDict):
+    steps: int
+    phases: dict[str, _Phase]
+    flops: _Flops
+
+
+class Ledger(_Needed, total=False):
+    """What is used of a run's cost ledger."""
+
+    run: str | None
+    redone_steps: int | None
+    world_size: int | None
+    mixed_hardware: bool
+    hardware: dict[str, Any] | None
+    teachers: list[_Taught] | None
+
+
+class _Final(TypedDict):
+    value: float
+
+
 class Record(TypedDict):
     """The content of a record: `quality` has `metric`, `value` and `step`, `teachers` are runs."""
 
@@ -50,9 +86,9 @@ class Record(TypedDict):
     seed: int
     fingerprint: str
     config: dict[str, Any]
-    quality: dict[str, Any]
+    quality: _Final
     curve: list[dict[str, float]]
-    ledger: dict[str, Any]
+    ledger: Ledger
     hardware: dict[str, Any]
     teachers: list[str]
     trained_again: int
@@ -119,7 +155,8 @@ def read_record(home: Path, run: str) -> Record | None:
     if not path.exists():
         return None
     try:
-        record = msgspec.convert(read_json(path), Record)
+        record: Record = read_json(path)
+        msgspec.convert(record, Record)  # which would leave out what is not used here
     except ValueError as error:
         raise InputError("is no record of a run", key="--out", found=str(path)) from error
     what = f"has the version {record['version']}"
@@ -170,16 +207,14 @@ def _result(record: Record, records: Mapping[str, Record]) -> Result:
     )
 
 
-def _ledgers_of_teachers(
-    record: Record, records: Mapping[str, Record]
-) -> dict[str, dict[str, Any] | None]:
+def _ledgers_of_teachers(record: Record, records: Mapping[str, Record]) -> dict[str, Ledger | None]:
     """Returns the ledgers of a run's teachers and of their teachers; None where unknown.
 
     Checkpoints of one training, as of one that was resumed, count once: the longest.
     """
-    found: dict[str, dict[str, Any] | None] = {}
+    found: dict[str, Ledger | None] = {}
     for name, ledger in _all_teachers(record["ledger"], record["teachers"], records):
-        before, now = ((each or {}).get("steps", 0) for each in (found.get(name), ledger))
+        before, now = (each["steps"] if each else 0 for each in (found.get(name), ledger))
         if name not in found or now > before:
             found[name] = ledger
     return found
@@ -187,7 +222,7 @@ def _ledgers_of_teachers(
 
 def _all_teachers(
     ledger: Mapping[str, Any], ours: Sequence[str], records: Mapping[str, Record]
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
+) -> Iterator[tuple[str, Ledger | None]]:
     """Yields the teachers of a run, each followed by its own; `ours` are runs of the study."""
     for teacher in ledger.get("teachers") or ():
         name, own = teacher["name"], teacher["ledger"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rrr_lightning.errors import InputError, check, refuse
-from rrr_lightning.files import read_json
+from rrr_lightning.files import content_of, read_json
 from rrr_lightning.jobs import Job, Outcome, Places, find_places, run_jobs
 from rrr_lightning.jobs.display import duration
 from rrr_lightning.jobs.process import MARKER, write_json
@@ -290,12 +290,10 @@ def check_folder(study: Study, home: Path) -> None:
         accepted = "a new folder, or one that `rrr study run --out` wrote"
         check(not others, "--out", str(home), accepted, "has other files")
         return
-    try:
-        before = dict(read_json(home / NAME))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{NAME} is damaged", key="--out", found=str(home)) from error
+    before = read_json(home / NAME)
     for key, now in _plain(study).items():
-        where = _conflict(before.get(key), now, key)
+        with content_of(home / NAME, "--out"):
+            where = _conflict(before.get(key), now, key)
         accepted = "another folder; arms, durations, seeds and teachers may be added here"
         what = f"belongs to another study, whose {where} differs"
         check(where is None, "--out", str(home), accepted, what)
