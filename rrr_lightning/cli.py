@@ -158,7 +158,7 @@ class RRRCLI(LightningCLI):
         config["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         stored = {} if checkpoint is None else check_checkpoint(checkpoint, self.model)
         if checkpoint is None and self.subcommand != "fit":
-            check_is_trained(self.model, self.subcommand)
+            check_is_trained(self.model, str(self.subcommand))
         if self.subcommand == "fit" and config["distillation"] is None:
             check_teachers_are_over(stored, trainer["max_steps"])
             warnings.filterwarnings("ignore", r"Be aware that when .*: \['DistillationCallback'\]")

@@ -1,33 +1,54 @@
-"""Tries every teacher on one real batch before the first step.
+"""Tries every teacher on real samples before the first step.
 
 Shapes and class names can agree while a teacher is useless: half-loaded, fed with other statistics,
-or with its labels in another order. One batch tells.
+or with its labels in another order. A few hundred samples tell, if they are drawn over the whole
+validation set: the first ones of an image folder are all of one class.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from rrr_lightning.callbacks._teachers import cheapen_teacher
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.teacher import Precision, Teacher, check_rows
 from rrr_lightning.errors import InputError
+from rrr_lightning.random import keyed_permutation
+
+MOST_SAMPLES = 512  # the standard error of an accuracy is then at most 0.022
+# Their indices are those of the data set.
+_PLAIN_SAMPLERS = (
+    SequentialSampler,
+    RandomSampler,
+    DistributedSampler,
+    UnrepeatedDistributedSampler,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class TeacherProbe:
-    """Refuses, on the first batch it sees, teachers with bad rows or too low an accuracy.
+    """Refuses teachers with bad rows or too low an accuracy.
 
-    On the same batch, teachers loaded from specs are made cheaper.
+    On the first batch, teachers loaded from specs are made cheaper afterwards.
 
     Args:
         teachers: Teachers placed by `place_teachers`.
@@ -53,14 +74,14 @@ class TeacherProbe:
         self._compiled = compiled
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether no batch has come yet."""
-        return bool(self._waiting)
+    def columns(self) -> int | None:
+        """The number of columns of all rows, once it is known."""
+        return self._schema.columns
 
     def run_on_validation(self, trainer: Trainer) -> None:
-        """Runs on a validation batch of its own, for runs without a sanity check, if there is one.
+        """Runs on validation samples, if there are any.
 
-        A resumed run has none. A training batch would be augmented, and judge a teacher too low.
+        A training batch would be augmented, and judge a teacher too low.
         """
         if not trainer.enable_validation:
             return
@@ -70,50 +91,62 @@ class TeacherProbe:
             loaders = next(iter(loaders.values() if isinstance(loaders, Mapping) else loaders), ())
             if loaders == ():
                 return
-        with torch.random.fork_rng(devices=[]):
-            batch = None if loaders is None else next(iter(loaders), None)
-        if batch is None:
+        if loaders is None:
             return
-        stage = trainer.state.stage
-        trainer.sanity_checking = True  # so that the module prepares it as in validation
-        try:
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-        finally:
-            trainer.state.stage = stage
-        self.run(trainer, batch, is_final=False)
+        with isolate_rng():
+            batches, what = validation_batches(loaders)
+            self.run(trainer, (_moved(trainer, each) for each in batches), what, is_final=False)
 
-    def run(self, trainer: Trainer, batch: Any, is_final: bool = True) -> None:
-        """Runs every teacher once; does nothing from the second batch on.
+    def run_on_training(self, trainer: Trainer, batch: Any, is_final: bool = True) -> None:
+        """Runs those teachers on a training batch that have not been tried yet."""
+        self.run(trainer, [batch], "a training batch", is_final)
+
+    def run(
+        self, trainer: Trainer, batches: Iterable[Any], what: str, is_final: bool = True
+    ) -> None:
+        """Runs every teacher that has not been tried yet, on as many batches as it takes.
 
         Args:
             trainer: The student's trainer.
-            batch: A batch.
+            batches: Batches on the device.
+            what: What to call them in messages.
             is_final: False where the student's step may still turn the batch into what a teacher
-                takes: one that fails on it then waits for the next.
+                takes: one that fails on the first then waits for the next call.
 
         Raises:
             InputError: Rows that are not [N, C] of the student's C, NaN or infinity, or an accuracy
                 below the minimum.
         """
-        teachers, self._waiting = self._waiting, []
-        for teacher in teachers:
-            try:
-                rows = _try(teacher, batch)
-            except InputError:
-                if is_final:
-                    raise
-                self._waiting.append(teacher)
+        if not self._waiting:
+            return
+        trials = [Trial(teacher) for teacher in self._waiting]
+        self._waiting = []
+        for batch in batches:
+            for trial in list(trials):
+                try:
+                    rows = _try(trial.teacher, batch)
+                except InputError:
+                    if is_final or trial.first is not None:
+                        raise
+                    self._waiting.append(trial.teacher)
+                    trials.remove(trial)
+                    continue
+                check_rows(rows, self._schema, trial.teacher.key)
+                self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student too
+                trial.take(batch, rows)
+            if all(trial.is_done for trial in trials):
+                break
+        for trial in trials:
+            if trial.first is None:  # there was no batch
+                self._waiting.append(trial.teacher)
                 continue
-            check_rows(rows, self._schema, teacher.key)
-            self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student as of the rest
-            self._judge(trainer, teacher, rows, _targets(batch, rows))
-            cheapen_teacher(teacher, batch, rows, trainer, self._precision, self._compiled)
+            self._judge(trainer, trial, what)
+            batch, rows = trial.first
+            cheapen_teacher(trial.teacher, batch, rows, trainer, self._precision, self._compiled)
 
-    def _judge(
-        self, trainer: Trainer, teacher: Teacher, rows: Tensor, targets: Tensor | None
-    ) -> None:
-        minimum = self._min_accuracy
-        if targets is None or not len(targets):
+    def _judge(self, trainer: Trainer, trial: Trial, what: str) -> None:
+        minimum, teacher = self._min_accuracy, trial.teacher
+        if not trial.judged:
             if minimum is not None:
                 raise InputError(
                     "no accuracy of a teacher: the batch has no targets of its rows",
@@ -122,23 +155,118 @@ class TeacherProbe:
                     accepted="null, or batches (inputs, labels) or with `labels`",
                 )
             return
-        right = (rows.argmax(dim=1) == targets).float().mean()
-        accuracy = float(trainer.strategy.reduce(right, reduce_op="mean"))
+        counts = torch.stack([trial.right, torch.full_like(trial.right, trial.judged)])
+        right, total = trainer.strategy.reduce(counts, reduce_op="mean").tolist()
+        accuracy, count = right / total, round(total)
+        error = math.sqrt(accuracy * (1 - accuracy) / total)
+        found = f"{accuracy:.1%} (standard error {error:.1%}) of {count} rows of {what}"
         if minimum is not None and accuracy < minimum:
             raise InputError(
-                f"the teacher {teacher.name!r} is right on {accuracy:.1%} of {len(rows)} rows",
+                f"the teacher {teacher.name!r} is right on {found}",
                 key=teacher.key,
                 accepted=f"at least {minimum:.1%} (distillation.teacher_min_accuracy)",
             )
-        chance = 1 / rows.shape[1]
-        if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(rows)):
+        chance = 1 / (self._schema.columns or 1)
+        if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / total):
             logger.warning(
-                "%s: the teacher %r is right on %.1f%% of %d rows, which is no better than chance",
+                "%s: the teacher %r is right on %s, which is no better than chance",
                 teacher.key,
                 teacher.name,
-                100 * accuracy,
-                len(rows),
+                found,
             )
+
+
+class Trial:
+    """What a teacher has answered so far.
+
+    Attributes:
+        first: The first batch and its rows.
+        right: The number of rows whose top class is the target; float64, on the device.
+        judged: The number of rows with a target.
+        is_done: Whether further batches would tell nothing more.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self.first: tuple[Any, Tensor] | None = None
+        self.right = torch.zeros(())
+        self.judged = 0
+        self.is_done = False
+
+    def take(self, batch: Any, rows: Tensor) -> None:
+        """Counts the rows of a batch."""
+        if self.first is None:
+            self.first = batch, rows
+            self.right = self.right.to(rows.device)
+        if self.is_done:
+            return
+        targets = _targets(batch, rows)
+        if targets is not None:
+            self.right = self.right + (rows.argmax(dim=1) == targets).sum()
+            self.judged += len(targets)
+        self.is_done = targets is None or self.judged >= MOST_SAMPLES
+
+
+def validation_batches(loader: Any) -> tuple[Iterator[Any], str]:
+    """Returns batches on the CPU to judge teachers on, and what to call them in messages.
+
+    Up to 512 samples drawn by key over the whole data set, the same on all ranks, where samples
+    can be fetched by index as the loader does; or else the loader's batches in its order.
+    """
+    found = _fetched(loader)
+    if found is None:
+        return _first_batches(loader), "the first validation batches"
+    length, size, fetch = found
+    chosen = keyed_permutation(length, "teacher check")[:MOST_SAMPLES].tolist()
+    parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    return map(fetch, parts), "validation samples drawn at random"
+
+
+def _fetched(loader: Any) -> tuple[int, int, Callable[[list[int]], Any]] | None:
+    """The length of a loader's data set, its batch size, and what makes a batch of indices."""
+    if callable(getattr(loader, "fetch", None)):  # of a data module of ours
+        return len(loader.dataset), loader.batches.batch_size, loader.fetch
+    if (
+        not isinstance(loader, DataLoader)
+        or isinstance(loader.dataset, IterableDataset)
+        or loader.worker_init_fn is not None
+        or type(loader.sampler) not in _PLAIN_SAMPLERS
+        or type(loader.batch_sampler) is not BatchSampler
+    ):
+        return None
+    dataset: Any = loader.dataset
+
+    def fetch(indices: list[int]) -> Any:
+        whole = getattr(dataset, "__getitems__", None)
+        return loader.collate_fn(whole(indices) if whole else [dataset[each] for each in indices])
+
+    return len(dataset), loader.batch_sampler.batch_size, fetch
+
+
+def _first_batches(loader: Any) -> Iterator[Any]:
+    """The batches of a loader, which is left as it was; none of one that can be read only once."""
+    generator = getattr(loader, "generator", None)
+    state = None if generator is None else generator.get_state()
+    batches = iter(loader)
+    if batches is loader:
+        return
+    try:
+        yield from batches
+    finally:
+        if generator is not None:
+            generator.set_state(state)
+
+
+def _moved(trainer: Trainer, batch: Any) -> Any:
+    """A batch on the device, as in validation."""
+    stage = trainer.state.stage
+    trainer.sanity_checking = True  # so that the module prepares it as in validation
+    try:
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    finally:
+        trainer.state.stage = stage
 
 
 def _try(teacher: Teacher, batch: Any) -> Tensor:

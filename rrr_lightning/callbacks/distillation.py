@@ -79,7 +79,8 @@ class DistillationCallback(Callback):
             teachers loaded from specs follow the trainer's half precision, or else run in bf16
             where the device computes in it, and networks handed in stay as they are.
         teacher_min_accuracy: Refuse, before step 1, a teacher with a lower accuracy, in [0, 1], on
-            a validation batch (on the first training batch where no sanity check runs).
+            up to 512 samples drawn over the validation set; on its first batches where samples have
+            no index, and on the first training batch where there is no validation set.
         teacher_compile: Compile teachers loaded from specs, on the batch on which they are tried.
         allow_teacher_change: Resume although the checkpoint was written with other teachers.
         targets: A folder that `rrr targets` wrote, in the place of `teachers`; then no teacher is
@@ -194,7 +195,7 @@ class DistillationCallback(Callback):
             trainer, pl_module, self._source, self.schedule, self._capture, self._input(pl_module)
         )
         if self._probe is not None:
-            self._step.before_first = functools.partial(self._probe.run, trainer)
+            self._step.before_first = functools.partial(self._probe.run_on_training, trainer)
         self._splice = StepSplice(pl_module, self._step)
 
     def _input(self, module: LightningModule) -> StudentInput | None:
@@ -218,15 +219,8 @@ class DistillationCallback(Callback):
             check_steps(self._store, self.schedule, self._total_steps)
         if self._step is not None:
             self._step.total_steps = self._total_steps
-        if self._probe is not None and self._probe.is_waiting:
-            self._probe.run_on_validation(trainer)
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
-    ) -> None:
-        """Tries the teachers on the first validation batch, which the sanity check brings."""
         if self._probe is not None:
-            self._probe.run(trainer, batch, is_final=False)
+            self._probe.run_on_validation(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -238,7 +232,7 @@ class DistillationCallback(Callback):
         if self.schedule.is_over(trainer.global_step, self._total_steps):
             self._release(f"distillation is over at step {trainer.global_step}")
         elif self._probe is not None:
-            self._probe.run(trainer, batch, is_final=False)
+            self._probe.run_on_training(trainer, batch, is_final=False)
 
     # ------------------------------------------------------------------------------ every step
 

@@ -28,6 +28,7 @@ class BatchLoader:
 
     def __init__(self, dataset: KeyedSet, batches: Sampler[Any], workers: int, pin: bool) -> None:
         self.batches = batches
+        self.dataset = dataset
         self.loader: DataLoader[Any] = DataLoader(
             _Guarded(dataset),
             batch_size=None,
@@ -46,6 +47,10 @@ class BatchLoader:
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def fetch(self, indices: Sequence[int]) -> Any:
+        """Returns samples of epoch 0 as a batch, made in this process."""
+        return self.dataset[[(0, index) for index in indices]]
 
     def close(self) -> None:
         """Ends the worker processes now: left to the garbage collector it takes seconds each."""

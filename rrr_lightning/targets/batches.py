@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from rrr_lightning.callbacks._probe import validation_batches
 from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.loader import BatchLoader, automatic_workers
 from rrr_lightning.data.sampling import BatchPlan, EndlessBatches, Key
@@ -86,11 +87,14 @@ class ComingBatches:
         finally:
             loader.close()
 
-    def of_validation(self) -> Any:
-        """Returns the first validation batch, on the device."""
+    def of_validation(self) -> tuple[Iterator[Any], str]:
+        """Returns batches to judge teachers on, on the device, and what to call them."""
         loaders = self.data.val_dataloader()
-        raw = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
-        self.trainer.sanity_checking = True  # so that the module prepares it as in validation
+        batches, what = validation_batches(loaders[0] if isinstance(loaders, list) else loaders)
+        return map(self._move_as_in_validation, batches), what
+
+    def _move_as_in_validation(self, raw: Any) -> Any:
+        self.trainer.sanity_checking = True
         try:
             return self._move(raw)
         finally:

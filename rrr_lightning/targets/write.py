@@ -28,7 +28,7 @@ from rrr_lightning.distillation.targets import (
     write_plan,
     write_shard,
 )
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, refuse
 from rrr_lightning.random import global_seed, key_seed
 from rrr_lightning.targets.batches import ComingBatch, ComingBatches, Counts
 from rrr_lightning.targets.cost import WritingLedger
@@ -120,7 +120,6 @@ def _place(coming: ComingBatches, distillation: DistillationCallback) -> tuple[L
     columns = match_teachers(teachers, coming.module)
     precision = distillation.teacher_precision
     place_teachers(teachers, trainer, precision)
-    batch = coming.of_validation()
     probe = TeacherProbe(
         teachers,
         columns,
@@ -129,9 +128,10 @@ def _place(coming: ComingBatches, distillation: DistillationCallback) -> tuple[L
         distillation.teacher_compile,
     )
     with trainer.precision_plugin.train_step_context():
-        probe.run(trainer, batch)
-        columns = columns or teachers[0].rows(batch).shape[1]
-    return LiveTeachers(trainer, teachers, distillation.loss, distillation.pool), columns
+        probe.run(trainer, *coming.of_validation())
+    if probe.columns is None:
+        refuse("data.source", 0, "validation samples", "there is nothing to try the teachers on")
+    return LiveTeachers(trainer, teachers, distillation.loss, distillation.pool), probe.columns
 
 
 def _write(

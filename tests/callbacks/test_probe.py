@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import seed_everything
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
+from rrr_lightning.callbacks._probe import validation_batches
+from rrr_lightning.data.embedded import EmbeddedDigits
 from rrr_lightning.distillation.losses import LogitMSE
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
     CLASSES,
+    FEATURES,
     Foreign,
     distil,
     fit,
+    make_data,
     make_module,
     make_teacher,
     make_trainer,
@@ -52,7 +60,9 @@ def test_bad_teacher_rows(teacher: nn.Module, message: str) -> None:
 
 def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:
     useless = Wrong(CLASSES)
-    with pytest.raises(InputError, match=r"right on .*% of 8 rows; accepted: at least 90\.0%"):
+    with pytest.raises(
+        InputError, match=r"right on .*%\) of 8 rows of a training batch; accepted: at least 90\.0%"
+    ):
         fit(make_module(), distil([useless], teacher_min_accuracy=0.9))
     fit(make_module(), distil([useless]))
     assert "no better than chance" in caplog.text
@@ -69,24 +79,159 @@ def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:
 class Validates(Foreign):
     """Validation batches come from a loader of its own."""
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val/outputs", self.net(batch[0]).mean())
 
 
-def test_the_accuracy_is_taken_on_a_validation_batch_without_a_sanity_check_too() -> None:
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_the_accuracy_is_taken_on_validation_samples(sanity_steps: int) -> None:
     inputs = torch.eye(8)[:, :8]
     train = TensorDataset(inputs, torch.full((8,), 4))  # the teacher is wrong on most of these
     validation = TensorDataset(inputs[:5], torch.arange(5))
 
-    class Columns(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs[:, :CLASSES]
-
     callback = distil([Columns()], teacher_min_accuracy=0.9)
-    trainer = make_trainer(steps=2, callbacks=[callback], num_sanity_val_steps=0)
+    trainer = make_trainer(steps=2, callbacks=[callback], num_sanity_val_steps=sanity_steps)
     loaders = [DataLoader(each, batch_size=8) for each in (train, validation)]
     trainer.fit(make_module(Validates), *loaders)
     assert trainer.global_step == 2
+
+
+class Columns(nn.Module):
+    """Right on the classes below `known`, and on no others."""
+
+    def __init__(self, known: int = CLASSES) -> None:
+        super().__init__()
+        self.known = known
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs[:, :CLASSES].clone()
+        rows[:, self.known :] = -1
+        return rows
+
+
+def by_class(each: int = 400) -> TensorDataset:
+    labels = torch.arange(CLASSES).repeat_interleave(each)
+    return TensorDataset(torch.eye(FEATURES)[labels], labels)
+
+
+class Rows(Dataset[Any]):
+    """Counts what is fetched; a collate function makes batches of its rows."""
+
+    def __init__(self) -> None:
+        self.tensors, self.seen = by_class(), []  # type: ignore[var-annotated]
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        torch.rand(1), np.random.rand(1), random.random()
+        self.seen.append(index)
+        inputs, label = self.tensors[index]
+        return {"inputs": inputs, "label": int(label)}
+
+
+def collate(rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([row["inputs"] for row in rows]), torch.tensor([r["label"] for r in rows])
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(by_class())
+
+
+class Batches:
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.eye(FEATURES)[:5], torch.arange(5))] * 3)
+
+
+def judged(validation: Any, known: int, minimum: float | None, **settings: Any) -> Any:
+    callback = distil([Columns(known)], teacher_min_accuracy=minimum)
+    trainer = make_trainer(steps=1, callbacks=[callback], **settings)
+    trainer.fit(make_module(Validates), DataLoader(make_data(), batch_size=8), validation)
+    return trainer
+
+
+LOADERS = {
+    "in order": lambda: DataLoader(by_class(), batch_size=64),
+    "shuffled": lambda: DataLoader(by_class(), batch_size=7, shuffle=True),
+    "rows": lambda: DataLoader(Rows(), batch_size=50, collate_fn=collate),
+    "several": lambda: [DataLoader(by_class(), batch_size=64), DataLoader(by_class())],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers|.*shuffling enabled:UserWarning")
+@pytest.mark.parametrize("kind", LOADERS)
+def test_samples_are_drawn_over_the_whole_validation_set(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader: Any = LOADERS[kind]()
+    judged(loader, known=3, minimum=0.5)  # right on 60 %, and on none of the last 800
+    assert "no better than chance" not in caplog.text
+    line = (
+        r"right on (5[5-9]|6[0-5])\.\d% \(standard error 2\.\d%\) of 5\d\d rows of validation sam"
+    )
+    with pytest.raises(InputError, match=line):
+        judged(loader, known=3, minimum=0.7)
+    judged(loader, known=1, minimum=None)  # right on all of the first 400
+    assert "which is no better than chance" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers:UserWarning")
+@pytest.mark.parametrize("kind", ["stream", "sampler", "batches"])
+def test_where_samples_have_no_index_the_first_batches_are_judged(kind: str) -> None:
+    subset = list(range(800))
+    loader: Any = {
+        "stream": lambda: DataLoader(Stream(), batch_size=64),
+        "sampler": lambda: DataLoader(by_class(), batch_size=64, sampler=subset),  # type: ignore
+        "batches": Batches,
+    }[kind]()
+    line = r"of \d+ rows of the first validation batches; accepted: at least 100.0%"
+    with pytest.raises(InputError, match=line):
+        judged(loader, known=1, minimum=1.0)
+
+
+def test_the_check_leaves_no_trace_in_chance_or_order() -> None:
+    def run(teachers: Any) -> tuple[list[int], list[float], Tensor]:
+        rows, generator = Rows(), torch.Generator().manual_seed(4)
+        validation = DataLoader(rows, batch_size=50, collate_fn=collate, generator=generator)
+        callbacks = [distil(teachers)] if teachers else []
+        trainer = make_trainer(steps=2, callbacks=callbacks, val_check_interval=2)
+        module = make_module(Validates, dropout=0.5)
+        seed_everything(5, verbose=False)
+        trainer.fit(module, DataLoader(make_data(), batch_size=8, shuffle=True), validation)
+        drawn = [torch.rand(()).item(), float(np.random.rand()), random.random()]
+        return rows.seen[-2000:], drawn, generator.get_state()
+
+    seen, drawn, state = run(None)
+    assert seen == list(range(2000))
+    again, drawn_again, state_again = run([Columns()])
+    assert (again, drawn_again) == (seen, drawn)
+    assert torch.equal(state_again, state)
+
+
+def test_all_ranks_judge_on_the_same_samples() -> None:
+    def drawn(rank: int) -> list[int]:
+        rows = Rows()
+        sampler: Any = DistributedSampler(rows, num_replicas=2, rank=rank, shuffle=False)
+        loader = DataLoader(rows, batch_size=50, sampler=sampler, collate_fn=collate)
+        assert sum(len(labels) for _, labels in validation_batches(loader)[0]) == 512
+        return rows.seen
+
+    assert drawn(0) == drawn(1)
+    assert len(set(drawn(0))) == 512
+
+
+def test_data_modules_of_this_library_are_drawn_from_too() -> None:
+    data = EmbeddedDigits(eval_batch_size=100)
+    batches, what = validation_batches(data.val_dataloader())
+    labels = torch.cat([labels for _, labels in batches])
+    assert what == "validation samples drawn at random"
+    assert (len(labels), labels.bincount(minlength=10).min() > 30) == (512, True)
+
+
+def test_few_samples_are_judged_all() -> None:
+    with pytest.raises(InputError, match=r"right on 60.0% \(standard error 8.9%\) of 30 rows"):
+        judged(DataLoader(by_class(6), batch_size=4), known=3, minimum=0.7)
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
