@@ -7,11 +7,14 @@ pass over; when it is through it returns how many there are, those included.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator
+from functools import cache
 from typing import IO
 
 from rrr_lightning.errors import InputError, did_you_mean
 
+logger = logging.getLogger(__name__)
 KINDS = ".parquet, .jsonl, .json (a document a line) or .txt, the last three also as .gz or .zst"
 Reader = Generator[str, None, int]
 # A text file of this size without a blank line is not one document, but written one to a line.
@@ -86,11 +89,12 @@ def read_json_lines(file: IO[bytes], location: str, column: str, start: int) -> 
 def read_text(file: IO[bytes], location: str, column: str, start: int) -> Reader:
     """Yields one document a paragraph: a blank line ends it."""
     lines: list[str] = []
-    count = size = 0
+    count = size = length = 0
     for number, raw in enumerate(file, 1):
         line = _decode(raw, f"{location}, line {number}").lstrip("\ufeff").rstrip()
         if line:
             lines.append(line)
+            length = len(lines)
             size += len(line)
             if size > LONGEST_DOCUMENT:
                 raise InputError(
@@ -108,7 +112,16 @@ def read_text(file: IO[bytes], location: str, column: str, start: int) -> Reader
         count += 1
         if count > start:
             yield "\n".join(lines)
+    if count == 1 and length > 1:
+        _say_one_document(location, length)
     return count
+
+
+@cache
+def _say_one_document(location: str, length: int) -> None:
+    logger.info(
+        "%s: its %d lines are one document, as blank lines separate documents", location, length
+    )
 
 
 def check_column(column: str, known: list[str], place: str) -> None:

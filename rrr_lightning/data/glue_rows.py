@@ -68,5 +68,6 @@ def check_rows(rows: GlueRows, task: GlueTask) -> GlueRows:
 
 def _is_label(label: object, task: GlueTask) -> bool:
     if task.is_regression:
-        return isinstance(label, float) and LOWEST_SCORE <= label <= HIGHEST_SCORE
+        is_number = isinstance(label, int | float) and not isinstance(label, bool)
+        return is_number and LOWEST_SCORE <= label <= HIGHEST_SCORE  # type: ignore[operator]
     return isinstance(label, int) and 0 <= label < len(task.labels)

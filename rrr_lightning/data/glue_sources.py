@@ -14,6 +14,7 @@ from typing import Any
 
 from rrr_lightning.data.glue_rows import GlueRows, check_rows
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, GlueTask, plain_name
+from rrr_lightning.data.splits import WORDS, role_of
 from rrr_lightning.errors import InputError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -98,11 +99,21 @@ def _names_in(folder: Path) -> str:
 
 
 def _tables(folder: Path, split: str) -> list[Path]:
-    """The parquet file of a split, or all of its parts."""
-    name = re.compile(rf"{split}(?:-(\d+)-of-(\d+))?\.parquet")
+    """The parquet file of a split, or all of its parts, by any word for the split."""
+    role, _, rest = split.partition("_")
+    words = "|".join(WORDS[role_of(role) or "test"])
+    ending = f"_{rest}" if rest else ""
+    name = re.compile(rf"((?:{words}){ending})(?:-(\d+)-of-(\d+))?\.parquet", flags=re.IGNORECASE)
     found = {path: match for path in folder.iterdir() if (match := name.fullmatch(path.name))}
     files = sorted(found)
-    parts = [tuple(map(int, match.groups())) for match in found.values() if match[1]]
+    if len({match[1] for match in found.values()}) > 1:
+        raise InputError(
+            f"{folder} has several names for {split}",
+            key="data.source",
+            found=", ".join(path.name for path in files[:MOST_NAMES]),
+            accepted="one of them",
+        )
+    parts = [tuple(map(int, match.groups()[1:])) for match in found.values() if match[2]]
     whole = parts[0][1] if parts else 0
     if parts and (len(files) > whole or sorted(parts) != [(each, whole) for each in range(whole)]):
         raise InputError(

@@ -25,7 +25,8 @@ def test_whole_rows_stay_as_they_are(labels: Any) -> None:
 
 def test_scores_are_numbers_from_0_to_5() -> None:
     check_rows(rows([0.0, 5.0]), STSB)
-    for bad in (5.2, -1.0, math.nan, None):
+    check_rows(rows([0, 5]), STSB)
+    for bad in (5.2, -1.0, math.nan, None, 6, -1, True, "3"):
         with pytest.raises(InputError, match=r"there, row 1 .*accepted: a score from 0 to 5"):
             check_rows(rows([3.0, bad]), STSB)
 

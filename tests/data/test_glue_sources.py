@@ -195,3 +195,31 @@ def test_parts_that_are_not_one_whole_are_refused(names: tuple[str, ...], tmp_pa
         f"data.source: {tmp_path / 'rte'} holds too few or too many parts of train; "
         f"found '{found}'; accepted: train.parquet alone, or all parts of one set"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "name"),
+    [
+        ("rte", "train", "training"),
+        ("rte", "validation", "dev"),
+        ("rte", "validation", "Val"),
+        ("mnli", "validation_mismatched", "dev_mismatched"),
+    ],
+)
+def test_any_word_for_a_split_unless_there_are_two(
+    tmp_path: Path, task: str, split: str, name: str
+) -> None:
+    folder = write_parquet(tmp_path, task) / task
+    expected = read_split(str(tmp_path), TASKS[task], split).texts
+    (folder / f"{split}.parquet").rename(folder / f"{name}.parquet")
+    assert read_split(str(tmp_path), TASKS[task], split).texts == expected
+    (folder / f"{split}.parquet").write_bytes((folder / f"{name}.parquet").read_bytes())
+    with pytest.raises(InputError, match=f"has several names for {split}; found '.*{name}.parq"):
+        read_split(str(tmp_path), TASKS[task], split)
+
+
+def test_scores_may_be_whole_numbers(tmp_path: Path) -> None:
+    (tmp_path / "stsb").mkdir()
+    rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, 5]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "stsb" / "train.parquet"))
+    assert read_split(str(tmp_path), TASKS["stsb"], "train").labels == [0, 5]

@@ -175,3 +175,21 @@ def test_sizes_of_files(tmp_path: Path) -> None:
     assert sizes_of(files) == sizes_of([f"file://{file}" for file in files]) == [77, 5, 0]
     with pytest.raises(InputError, match=r"cannot be read \(not found\); found 'file://.*b.jsonl'"):
         sizes_of([f"file://{tmp_path / 'b.jsonl'}"])
+
+
+def test_lines_that_are_one_document_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = write(tmp_path / "one.txt", b"a\nb\nc\n")
+    packed = write(tmp_path / "one.txt.gz", gzip.compress(b"\n\na\nb\n\n"))
+    for file in (
+        write(tmp_path / "two.txt", b"a\n\nb\n"),
+        write(tmp_path / "short.txt", b"a\n"),
+        write(tmp_path / "lines.jsonl", lines()),
+    ):
+        read(file, 0)
+    with caplog.at_level("INFO"):
+        for file in (one, one, packed):
+            assert read(file, 0)[1] == 1
+    said = "lines are one document, as blank lines separate documents"
+    assert caplog.messages == [f"{one}: its 3 {said}", f"{packed}: its 2 {said}"]
