@@ -58,6 +58,7 @@ def test_predictions_come_in_order(tmp_path: Path) -> None:
     module = Notes()
     module.predict_step = lambda batch: batch[1]  # type: ignore[method-assign]
     data = NumberedData(eval_batch_size=4)
+    data.predict_dataloader = data.val_dataloader  # type: ignore[method-assign]
     parts = make_trainer(tmp_path, 3).predict(module, datamodule=data)
     assert parts is not None
     assert [part.tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
