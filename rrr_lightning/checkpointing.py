@@ -25,6 +25,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rrr_lightning.distillation.state_dicts import load_strictly
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.training_loss import (
+    TrainingLoss,
+    check_loss,
+    check_weights,
+    is_logging_step,
+)
 
 PART = ".part"
 
@@ -71,6 +77,8 @@ class RunCheckpoint(Checkpoint):
     ends the run. Lightning's own handler, which this one takes the place of, would save in the
     middle of whatever is going on, to a file that `--ckpt_path last` does not read.
 
+    A loss or weights that are not finite stop the run with an `InputError`, and are not saved.
+
     Args:
         every_n_steps: Optimizer steps between two saves.
     """
@@ -84,7 +92,7 @@ class RunCheckpoint(Checkpoint):
                 accepted="a whole number from 1",
             )
         self.every_n_steps = every_n_steps
-        self._saved_step = self._stepped = 0
+        self._saved_step = self._stepped = self._begun = 0
         self._is_leaving = False
         self._notice: RequeueNotice | None = None
 
@@ -102,6 +110,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Ends a run that goes back to the queue, once its last step has been logged."""
+        self._begun = trainer.global_step
         if self._is_leaving:
             raise SIGTERMException
 
@@ -110,6 +119,9 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Saves where a save is due, and at the last step, from where a longer run can go on."""
         step = trainer.global_step
+        foreign = not isinstance(pl_module, TrainingLoss)
+        if foreign and is_logging_step(trainer) and isinstance(outputs, Mapping):
+            check_loss([(self._begun, outputs["loss"].detach())])
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
         if self._notice is None or step in (self._stepped, trainer.max_steps):
@@ -120,6 +132,13 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer)
             if trainer.is_global_zero:
                 requeue()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses weights that are not finite; modules of this library do so themselves."""
+        if not isinstance(pl_module, TrainingLoss):
+            check_weights(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves when the run was stopped before its last step."""

@@ -233,3 +233,49 @@ def test_a_checkpoint_with_an_average_beside_its_weights_is_continued(tmp_path: 
     content = {"state_dict": Line().state_dict(), "current_model_state": other, "global_step": 3}
     torch.save(content, tmp_path / "a.ckpt")
     assert check_checkpoint(tmp_path / "a.ckpt", Line())["global_step"] == 3
+
+
+# ---------------------------------------------------------------------------------- not finite
+
+
+class Diverges(Line):
+    """Loses its loss, or its weights, at a step."""
+
+    def __init__(self, loss_at: int = -1, weights_at: int = -1) -> None:
+        super().__init__()
+        self.loss_at, self.weights_at = loss_at, weights_at
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * (torch.nan if self.trainer.global_step == self.loss_at else 1.0)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        assert self.layer.weight.grad is not None
+        if self.trainer.global_step == self.weights_at:
+            self.layer.weight.grad.fill_(torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Diverges(loss_at=4), "weights 'layer.weight' are not finite after 6 steps"),
+        (Diverges(weights_at=5), "weights 'layer.weight' are not finite after 6 steps"),
+        (Diverges(weights_at=6), "weights 'layer.weight' are not finite after 8 steps"),
+    ],
+)
+def test_a_run_that_has_diverged_stops_and_keeps_the_last_good_checkpoint(
+    module: Diverges, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, RunCheckpoint(every_n_steps=2), 8, module)
+    stored = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    assert stored["global_step"] == (4 if module.weights_at != 6 else 6)
+    assert all(tensor.isfinite().all() for tensor in stored["state_dict"].values())
+
+
+def test_the_loss_is_looked_at_when_it_is_logged(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^loss: the task's loss is not finite at step 49, .*; found nan"
+    ):
+        train(tmp_path, RunCheckpoint(), 100, Diverges(loss_at=49))
+    assert not last_checkpoint(tmp_path).exists()

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "teachers": {"errors", "files", "random", "distillation", "models"},
     "callbacks": {"errors", "files", "random", "distillation", "models", "teachers"},
     "data": {"errors", "files", "random", "tokens", "distillation"},
-    "checkpointing": {"errors", "files", "distillation"},
+    "checkpointing": {"errors", "files", "distillation", "models"},
     "metrics_file": {"errors", "files"},
     "predictions": {"errors", "files"},
     "commands": {"errors", "__version__"},

@@ -57,6 +57,7 @@ class TeacherProbe:
             than chance is named in a warning.
         precision: What teachers are held in; None for the default.
         compiled: Whether those that are made cheaper are compiled too.
+        finite: Whether the loss takes no logit of -inf.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class TeacherProbe:
         min_accuracy: float | None,
         precision: Precision | None,
         compiled: bool,
+        finite: bool = False,
     ) -> None:
+        self._finite = finite
         self._waiting = list(teachers)
         self._schema = RowSchema(columns=columns)
         self._min_accuracy = min_accuracy
@@ -131,7 +134,7 @@ class TeacherProbe:
                     self._waiting.append(trial.teacher)
                     trials.remove(trial)
                     continue
-                check_rows(rows, self._schema, trial.teacher.key)
+                check_rows(rows, self._schema, trial.teacher.key, self._finite)
                 self._schema = RowSchema(columns=rows.shape[1])  # of a foreign student too
                 trial.take(batch, rows)
             if all(trial.is_done for trial in trials):

@@ -18,7 +18,7 @@ from rrr_lightning.distillation.rows import as_rows
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.targets import KEY as KEY_TARGETS
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.training_loss import is_logging_step
+from rrr_lightning.models.training_loss import MOST_LOSSES, is_logging_step
 
 LOGGED_KEYS = (
     "train/task_loss",
@@ -27,7 +27,6 @@ LOGGED_KEYS = (
     "train/agreement",
     "train/teacher",
 )
-MOST_LOSSES = 1024  # that are kept to be looked at, at the next step that waits for the device
 WEIGHTS = "the loss on the student's logits, so its weights or its input,"
 
 
@@ -126,7 +125,9 @@ class DistilledStep:
         losses, self._losses = list(self._losses), deque(maxlen=MOST_LOSSES)
         if not losses:
             return
-        pairs = torch.stack([torch.stack((task.float(), mean)) for _, task, mean, _ in losses])
+        pairs = torch.stack(
+            [torch.stack((task.float().sum(), mean.float())) for _, task, mean, _ in losses]
+        )
         finite = pairs.isfinite().tolist()
         for (step, task, mean, number), (fine_task, fine_mean) in zip(losses, finite, strict=True):
             if fine_task and fine_mean:

@@ -49,6 +49,7 @@ from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.base import StudentModule
+from rrr_lightning.models.training_loss import TrainingLoss, check_weights, is_logging_step
 
 DEFAULT_SCHEDULE = DistillationSchedule()
 DEFAULT_POOL = TeacherPool()
@@ -209,7 +210,10 @@ class DistillationCallback(Callback):
         columns = match_teachers(self.teachers, pl_module)
         place_teachers(self.teachers, trainer, self.teacher_precision)
         run_as = self.teacher_precision, self.teacher_compile
-        self._probe = TeacherProbe(self.teachers, columns, self.teacher_min_accuracy, *run_as)
+        finite = getattr(self.loss, "needs_finite", False)
+        self._probe = TeacherProbe(
+            self.teachers, columns, self.teacher_min_accuracy, *run_as, finite
+        )
         return LiveTeachers(trainer, self.teachers, self.loss, self.pool)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,6 +234,7 @@ class DistillationCallback(Callback):
             return
         self._source.micro_batch = batch_idx % trainer.accumulate_grad_batches
         if self.schedule.is_over(trainer.global_step, self._total_steps):
+            self._check_finite()
             self._release(f"distillation is over at step {trainer.global_step}")
         elif self._probe is not None:
             self._probe.run_on_training(trainer, batch, is_final=False)
@@ -246,6 +251,24 @@ class DistillationCallback(Callback):
         if not to_log and self._has_logged:
             forget_logged(trainer, LOGGED_KEYS)
         self._has_logged = bool(to_log)
+        if is_logging_step(trainer):
+            self._check_finite()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the losses of the last steps."""
+        self._check_finite()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses to save a run that has diverged, so that the last good checkpoint stays."""
+        self._check_finite()
+        if not isinstance(pl_module, TrainingLoss):
+            check_weights(trainer, pl_module)
+
+    def _check_finite(self) -> None:
+        if self._step is not None:
+            self._step.check_finite()
 
     # ------------------------------------------------------------------------------ the end
 

@@ -24,6 +24,9 @@ from rrr_lightning.errors import InputError, did_you_mean
 
 Direction = Literal["forward", "reverse"]
 Reduction = Literal["mean", "sum"]
+_HOT = 100.0  # the temperature from which a divergence is computed from differences of logits
+_HOTTEST = 1e9  # float32 still holds squares of softened logits, and T² in the sums
+_FAR = 80.0  # differences of softened logits whose exponentials float32 does not hold
 
 
 def kl_divergence(
@@ -51,14 +54,36 @@ def kl_divergence(
     """
     _check_rows((student, teacher), softmax=True)
     with torch.autocast(student.device.type, enabled=False):
-        log_q = F.log_softmax(student.float() / temperature, dim=1)
-        log_p = F.log_softmax(teacher.float() / temperature, dim=1)
+        q, p = student.float() / temperature, teacher.float() / temperature
         if direction == "reverse":
-            log_p, log_q = log_q, log_p
-        # 0 log 0 is 0, for a class that the logits -inf rule out.
-        log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
-        total = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+            p, q = q, p
+        total = _near_uniform_kl(p, q) if temperature >= _HOT else _kl(p, q).sum()
         return total * (temperature**2 / max(len(student), 1))
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """Returns KL(softmax p || softmax q) by class, [N, C]; 0 log 0 is 0."""
+    log_p, log_q = F.log_softmax(p, dim=1), F.log_softmax(q, dim=1)
+    ruled_out = log_p == -math.inf
+    log_p, log_q = log_p.masked_fill(ruled_out, 0.0), log_q.masked_fill(ruled_out, 0.0)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True)
+
+
+def _near_uniform_kl(p: Tensor, q: Tensor) -> Tensor:
+    """The sum of KL(softmax p || softmax q) where temperatures leave little of the differences.
+
+    Logarithms of nearly equal probabilities would cancel. With u = (q - p) less its mean under
+    softmax p, the divergence of a row is log E[e^u], or log(1 + E[e^u - 1 - u]).
+    """
+    weights = F.softmax(p, dim=1)
+    gap = (q - p).masked_fill((p == -math.inf) & (q == -math.inf), 0.0)
+    u = gap - (weights * gap).sum(dim=1, keepdim=True)
+    is_far = ~(u.abs().amax(dim=1, keepdim=True) < _FAR)  # also where p alone rules a class out
+    u = u.masked_fill(is_far, 0.0)
+    series = u * u / 2 * (1 + u / 3 * (1 + u / 4 * (1 + u / 5 * (1 + u / 6 * (1 + u / 7)))))
+    beyond = torch.where(u.abs() < 0.5, series, torch.expm1(u) - u)
+    near = torch.log1p((weights * beyond).sum(dim=1))
+    return torch.where(is_far[:, 0], _kl(p, q).sum(dim=1), near).sum()
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -78,7 +103,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     _check_rows((student, teacher), softmax=True)
     with torch.autocast(student.device.type, enabled=False):
         p = F.softmax(teacher.float() / temperature, dim=1)
-        total = F.cross_entropy(student.float() / temperature, p, reduction="sum")
+        log_q = F.log_softmax(student.float() / temperature, dim=1)
+        total = -(log_q.masked_fill(p == 0, 0.0) * p).sum()  # 0 log 0 is 0
         return total * (temperature**2 / max(len(student), 1))
 
 
@@ -140,7 +166,12 @@ class RowLoss(nn.Module):
     """Marks the losses of this library, so that a configuration can name them by class alone.
 
     Any other module `(student rows [N, C], teacher rows [N, C]) -> scalar` serves as a loss too.
+
+    Attributes:
+        needs_finite: Whether teacher logits of -inf, for classes that are ruled out, give no loss.
     """
+
+    needs_finite = False
 
 
 class KLDivergence(RowLoss):
@@ -155,6 +186,7 @@ class KLDivergence(RowLoss):
         super().__init__()
         self.temperature = _check_temperature(temperature)
         self.direction: Direction = direction
+        self.needs_finite = direction == "reverse"
         _check_choice(direction, get_args(Direction), "direction")
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -205,6 +237,8 @@ class LogitMSE(RowLoss):
         reduction: Over the classes of a row, `mean` or `sum`.
     """
 
+    needs_finite = True
+
     def __init__(self, center: bool = False, reduction: Reduction = "mean") -> None:
         super().__init__()
         self.center = center
@@ -228,12 +262,12 @@ class LogitMSE(RowLoss):
 def _check_temperature(value: float) -> float:
     """Returns the value if it is a temperature."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not number or not 0 < value <= _HOTTEST:
         raise InputError(
             "not a temperature",
             key="distillation.loss.temperature",
             found=value,
-            accepted="a finite number above 0",
+            accepted=f"a finite number above 0, up to {_HOTTEST:g}",
         )
     return value
 

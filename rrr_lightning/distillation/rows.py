@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrr_lightning.distillation.losses import kl_divergence
 from rrr_lightning.distillation.masked_places import masked_places
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
@@ -56,16 +57,20 @@ def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
     return logits
 
 
-def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
+def check_rows(rows: Tensor, schema: RowSchema, key: str, finite: bool = False) -> None:
     """Refuses a teacher's rows from which no student can learn.
+
+    A logit of -inf rules a class out; a row must leave at least one.
 
     Args:
         rows: What a teacher gave for a real batch.
         schema: What is known of the student's rows; its `columns` must be met.
         key: The config key that names the teacher, for the message.
+        finite: Whether the loss takes no logit of -inf.
 
     Raises:
-        InputError: Rows not [N, C], of another number of columns, or not finite.
+        InputError: Rows not [N, C], of another number of columns, or with numbers that are not
+            finite, other than -inf where the loss takes it.
     """
     if rows.ndim != 2:
         raise InputError(
@@ -82,12 +87,20 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str) -> None:
             found=rows.shape[1],
             accepted=str(schema.columns),
         )
-    bad = int((~torch.isfinite(rows).all(dim=1)).sum())
+    bad = int((~rows.amax(dim=1).isfinite()).sum())
     if bad:
         raise InputError(
-            f"{bad} of {len(rows)} rows of the teacher hold NaN or infinity",
+            f"{bad} of {len(rows)} rows of the teacher hold NaN or infinity, or nothing but -inf",
             key=key,
-            accepted="finite numbers",
+            accepted="finite numbers, or -inf for classes that are ruled out",
+        )
+    bad = int((rows.amin(dim=1) == -torch.inf).sum()) if finite else 0
+    if bad:
+        raise InputError(
+            f"{bad} of {len(rows)} rows of the teacher hold -inf, which the loss does not take",
+            key=key,
+            accepted="finite numbers for LogitMSE, the reverse divergence and stored targets; the "
+            "forward divergence and SoftCrossEntropy take -inf of a live teacher",
         )
 
 
@@ -105,6 +118,5 @@ def compare_rows(rows: Tensor, others: Tensor) -> Tensor:
     if rows.shape[1] == 1:
         divergence = (rows.float() - others.float()).square().sum() / 2
     else:
-        log_p, log_q = (each.float().log_softmax(dim=1) for each in (rows, others))
-        divergence = (log_p.exp() * (log_p - log_q)).sum()
+        divergence = kl_divergence(others, rows) * len(rows)
     return torch.stack([same.float(), divergence, divergence.new_tensor(len(rows))])

@@ -247,6 +247,7 @@ class StudentModule(TrainingLoss, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description, and keeps of the hyper-parameters what any process can read."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = {
             **self.describe(),
             "training": self.training_values(),

@@ -1,5 +1,7 @@
 """The training loss, for loggers and progress bars, without a wait for the device at every step.
 
+A loss or weights that are not finite stop the run, and are not saved.
+
 Lightning turns whatever it shows on a progress bar into a number after every batch, which on a GPU
 waits for the whole step and keeps the host from running ahead. So the bar gets the loss at logging
 steps alone.
@@ -7,10 +9,20 @@ steps alone.
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+
+from rrr_lightning.errors import InputError
+
+MOST_LOSSES = 1024  # that are kept until a step that waits for the device anyway
+REMEDY = "a smaller learning rate, gradient clipping (trainer.gradient_clip_val), or other data"
 
 
 def is_logging_step(trainer: Trainer) -> bool:
@@ -20,20 +32,85 @@ def is_logging_step(trainer: Trainer) -> bool:
     return every > 0 and (done + 1) % every == 0
 
 
+def check_loss(losses: Iterable[tuple[int, Tensor]]) -> float | None:
+    """Returns the last of several losses, None without any; waits for the device.
+
+    Args:
+        losses: Steps, and scalars that need no grad.
+
+    Raises:
+        InputError: One is not finite. It says at which step it began.
+    """
+    found = list(losses)
+    values = torch.stack([loss.float().sum() for _, loss in found]).tolist() if found else []
+    for (step, _), value in zip(found, values, strict=True):
+        if not math.isfinite(value):
+            raise InputError(
+                f"the task's loss is not finite at step {step}, so the run has diverged",
+                key="loss",
+                found=value,
+                accepted=REMEDY,
+            )
+    return values[-1] if values else None
+
+
+def check_weights(trainer: Trainer, module: LightningModule) -> None:
+    """Refuses trained weights that are not finite; waits for the device once.
+
+    Raises:
+        InputError: It names the first of them, and the step.
+    """
+    named = [(n, p) for n, p in module.named_parameters() if p.is_floating_point() and p.numel()]
+    # The largest magnitude, which no precision overflows; NaN is passed on.
+    largest = torch._foreach_norm([p.detach() for _, p in named], math.inf) if named else ()
+    if not largest:
+        return
+    device = largest[0].device
+    fine = torch.stack([each.to(device).float() for each in largest]).isfinite().tolist()
+    for (name, _), is_fine in zip(named, fine, strict=True):
+        if not is_fine:
+            raise InputError(
+                f"the weights {name!r} are not finite after {trainer.global_step} steps, so the "
+                "run has diverged",
+                key="model",
+                accepted=f"{REMEDY}; the last checkpoint is left as it is",
+            )
+
+
 class TrainingLoss(LightningModule):
-    """Mix-in for a LightningModule that logs `train/loss`."""
+    """Mix-in for a LightningModule that logs `train/loss`, and stops where it is not finite."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._last_loss: Tensor | None = None
+        self._losses: deque[tuple[int, Tensor]] = deque(maxlen=MOST_LOSSES)
 
     def log_training_loss(self, loss: Tensor, rows: int) -> None:
         """Logs the mean loss over some rows as `train/loss`."""
-        self._last_loss = loss.detach()
-        self.log("train/loss", self._last_loss, batch_size=rows)
+        loss = loss.detach()
+        self._losses.append((self.trainer.global_step, loss))
+        self.log("train/loss", loss, batch_size=rows)
+
+    def check_loss(self) -> float | None:
+        """Returns the last loss, and refuses those since the last call that are not finite."""
+        losses = list(self._losses)
+        self._losses.clear()
+        return check_loss(losses)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Shows the loss on progress bars, at logging steps."""
-        loss, self._last_loss = self._last_loss, None
-        if loss is not None and is_logging_step(self.trainer):
-            self.trainer.progress_bar_metrics["train/loss"] = loss.item()
+        """Looks at the losses, and shows the last on progress bars, at logging steps."""
+        if not is_logging_step(self.trainer):
+            return
+        loss = self.check_loss()
+        if loss is not None:
+            self.trainer.progress_bar_metrics["train/loss"] = loss
+
+    def on_train_end(self) -> None:
+        """Refuses to end as if all were well where loss or weights are not finite."""
+        self.check_loss()
+        check_weights(self.trainer, self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to save a run that has diverged, so that the last good checkpoint stays."""
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_loss()
+            check_weights(self.trainer, self)

@@ -126,6 +126,7 @@ def _place(coming: ComingBatches, distillation: DistillationCallback) -> tuple[L
         distillation.teacher_min_accuracy,
         precision,
         distillation.teacher_compile,
+        finite=True,
     )
     with trainer.precision_plugin.train_step_context():
         probe.run(trainer, *coming.of_validation())

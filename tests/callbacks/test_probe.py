@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from rrr_lightning.callbacks._probe import validation_batches
 from rrr_lightning.data.embedded import EmbeddedDigits
-from rrr_lightning.distillation.losses import LogitMSE
+from rrr_lightning.distillation.losses import KLDivergence, LogitMSE, SoftCrossEntropy
 from rrr_lightning.errors import InputError
 from tests.callbacks.foreign import (
     CLASSES,
@@ -56,6 +56,32 @@ def test_bad_teacher_rows(teacher: nn.Module, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fit(module, distil([make_teacher(), teacher]))
     assert torch.equal(before, weights(module)), "a step was taken"
+
+
+class RulesOut(nn.Module):
+    """Gives -inf to the first class, as a network with masked logits does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_teacher()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        ruled_out = torch.tensor([True] + [False] * (CLASSES - 1))
+        found: Tensor = self.net(inputs).masked_fill(ruled_out, -math.inf)
+        return found
+
+
+@pytest.mark.parametrize("loss", [KLDivergence(), KLDivergence(1e4), SoftCrossEntropy()])
+def test_a_teacher_may_rule_classes_out(loss: nn.Module) -> None:
+    module = make_module()
+    fit(module, distil([RulesOut(), make_teacher()], loss=loss))
+    assert weights(module).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [LogitMSE(), KLDivergence(direction="reverse")])
+def test_losses_that_would_be_infinite_refuse_such_a_teacher(loss: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"teachers\[0\]: 8 of 8 rows .* hold -inf"):
+        fit(make_module(), distil([RulesOut()], loss=loss))
 
 
 def test_min_accuracy_and_chance(caplog: pytest.LogCaptureFixture) -> None:

@@ -284,3 +284,62 @@ def test_a_class_that_the_teacher_rules_out_costs_nothing_of_its_own(loss: Any) 
     assert student.grad is not None
     assert student.grad.isfinite().all()
     torch.testing.assert_close(value, loss(student, teacher.clamp(min=-1e4)))
+
+
+@pytest.mark.parametrize("loss", [KLDivergence(), KLDivergence(1e3), SoftCrossEntropy()])
+def test_a_class_that_student_and_teacher_rule_out_costs_nothing(loss: Any) -> None:
+    student, teacher = logits(3, 4), logits(3, 4, key="teacher")
+    expected = loss(student[:, 1:], teacher[:, 1:])
+    student[:, 0] = teacher[:, 0] = -math.inf
+    student.requires_grad_()
+    value = loss(student, teacher)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_one_of_several_teachers_may_rule_a_class_out() -> None:
+    first, second = torch.tensor([[0.0, -math.inf, 1.0]]), torch.tensor([[1.0, 0.5, -math.inf]])
+    found = mean_of_probabilities([first, second], 2.0).div(2).softmax(dim=1)
+    torch.testing.assert_close(found, ((first / 2).softmax(1) + (second / 2).softmax(1)) / 2)
+    both = mean_of_probabilities([first, first], 2.0).div(2).softmax(dim=1)
+    torch.testing.assert_close(both, (first / 2).softmax(1))
+
+
+def exact_kl(p: Tensor, q: Tensor, temperature: float) -> Tensor:
+    """T² times KL(p || q) in float64, by the second and third moments of small differences."""
+    p, gap = p.double() / temperature, (q.double() - p.double()) / temperature
+    weights = p.softmax(dim=1)
+    u = gap - (weights * gap).sum(dim=1, keepdim=True)
+    moments = u**2 / 2 + u**3 / 6 + u**4 / 24
+    return torch.log1p((weights * moments).sum(dim=1)).mean() * temperature**2
+
+
+@pytest.mark.parametrize("temperature", [1e3, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_kl_is_exact_at_temperatures_that_leave_little_to_tell(
+    temperature: float, direction: Any
+) -> None:
+    student, teacher = 3 * logits(8, 50), 3 * logits(8, 50, key="teacher")
+    student.requires_grad_()
+    exact = student.detach().double().requires_grad_()
+    pair = (teacher, exact) if direction == "forward" else (exact, teacher)
+    expected = exact_kl(*pair, temperature)
+    found = kl_divergence(student, teacher, temperature, direction)
+    assert found.item() == pytest.approx(expected.item(), rel=FLOAT32_TOLERANCE)
+    found.backward()
+    expected.backward()
+    assert exact.grad is not None
+    torch.testing.assert_close(student.grad, exact.grad.float(), rtol=1e-4, atol=1e-6)
+    same = kl_divergence(student, student.detach() + 1e-4, temperature, direction)
+    assert 0 <= same.item() < 1e-6
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_kl_of_hot_softmaxes_goes_on_smoothly(direction: Any) -> None:
+    # Across the temperature where the computation changes, and for logits that stay far apart.
+    for scale in (1.0, 300.0, 3e4):
+        student, teacher = scale * logits(8, 50), scale * logits(8, 50, key="teacher")
+        below, above = (kl_divergence(student, teacher, t, direction) for t in (99.99, 100.0))
+        torch.testing.assert_close(below, above, rtol=1e-3, atol=0.0)

@@ -43,12 +43,25 @@ def test_good_rows_pass_even_when_there_are_none() -> None:
         (torch.zeros(4, 7), "found 7; accepted: 5"),
         (torch.tensor([[0.0] * 5, [float("nan")] * 5]), "1 of 2 rows"),
         (torch.full((2, 5), float("inf")), "2 of 2 rows"),
+        (torch.tensor([[0.0] * 5, [-float("inf")] * 5]), "1 of 2 rows"),
     ],
 )
 def test_useless_rows_are_refused(rows: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         check_rows(rows, RowSchema(5), KEY)
     assert KEY in str(caught.value)
+
+
+def test_classes_that_a_teacher_rules_out_pass_unless_the_loss_needs_finite_rows() -> None:
+    rows = torch.tensor([[0.0, -float("inf"), 1.0], [0.5, 0.0, 1.0]])
+    check_rows(rows, RowSchema(3), KEY)
+    with pytest.raises(InputError, match="1 of 2 rows of the teacher hold -inf"):
+        check_rows(rows, RowSchema(3), KEY, finite=True)
+    other = rows + torch.tensor([0.0, 0.0, 0.1])
+    same, divergence, count = compare_rows(rows, other).tolist()
+    assert (same, count) == (2, 2)
+    assert 0 < divergence < 0.01
+    assert compare_rows(rows, rows).tolist() == [2, 0, 2]
 
 
 def test_two_versions_of_rows_are_compared_as_sums() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from rrr_lightning.errors import InputError
 from rrr_lightning.models.training_loss import TrainingLoss
 from tests.models.tiny import make_trainer
 
@@ -65,4 +69,37 @@ def test_callbacks_read_the_loss_of_every_step() -> None:
 def test_no_graph_is_kept() -> None:
     module = Halves()
     fit(module)
-    assert module._last_loss is None
+    assert not module._losses
+
+
+class Diverges(Halves):
+    def __init__(self, loss_at: int = -1, weights_at: int = -1) -> None:
+        super().__init__()
+        self.loss_at, self.weights_at = loss_at, weights_at
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return super().training_step(batch * (math.nan if batch_idx == self.loss_at else 1), 0)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.trainer.global_step == self.weights_at:
+            self.weight.grad = torch.full((), math.inf)
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(every: int) -> None:
+    with pytest.raises(InputError, match=r"^loss: the task's loss is not finite at step 3, so"):
+        fit(Diverges(loss_at=3), log_every_n_steps=every)
+
+
+def test_weights_that_are_not_finite_are_not_the_end_of_a_run() -> None:
+    with pytest.raises(InputError, match=r"^model: the weights 'weight' are not finite after 6 s"):
+        fit(Diverges(weights_at=5), log_every_n_steps=100)
+
+
+def test_no_checkpoint_callback_saves_what_is_not_finite(tmp_path: Path) -> None:
+    saves = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
+    batches: Any = [torch.tensor(1.0)] * 6
+    trainer = make_trainer(6, callbacks=[saves], enable_checkpointing=True, log_every_n_steps=100)
+    with pytest.raises(InputError, match="loss is not finite at step 3"):
+        trainer.fit(Diverges(loss_at=3), DataLoader(batches, batch_size=None))
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0-step=2.ckpt"]
