@@ -82,18 +82,18 @@ class TrainingLoss(LightningModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._losses: deque[tuple[int, Tensor]] = deque(maxlen=MOST_LOSSES)
+        self._recent_losses: deque[tuple[int, Tensor]] = deque(maxlen=MOST_LOSSES)
 
     def log_training_loss(self, loss: Tensor, rows: int) -> None:
         """Logs the mean loss over some rows as `train/loss`."""
         loss = loss.detach()
-        self._losses.append((self.trainer.global_step, loss))
+        self._recent_losses.append((self.trainer.global_step, loss))
         self.log("train/loss", loss, batch_size=rows)
 
     def check_loss(self) -> float | None:
         """Returns the last loss, and refuses those since the last call that are not finite."""
-        losses = list(self._losses)
-        self._losses.clear()
+        losses = list(self._recent_losses)
+        self._recent_losses.clear()
         return check_loss(losses)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -69,7 +69,7 @@ def test_callbacks_read_the_loss_of_every_step() -> None:
 def test_no_graph_is_kept() -> None:
     module = Halves()
     fit(module)
-    assert not module._losses
+    assert not module._recent_losses
 
 
 class Diverges(Halves):
