@@ -12,6 +12,11 @@ STATE_KEY = "DistillationCallback"
 PREFIX = "schedule."
 
 
+def is_state_key(key: str) -> bool:
+    """Whether a key of a checkpoint's `callbacks` is that of a distillation callback."""
+    return key.partition("/")[0] == STATE_KEY
+
+
 def check_teachers_are_over(checkpoint: Mapping[str, Any], max_steps: int) -> None:
     """Refuses to go on without teachers while the checkpoint's window is still open.
 
@@ -22,9 +27,12 @@ def check_teachers_are_over(checkpoint: Mapping[str, Any], max_steps: int) -> No
     Raises:
         InputError: The window is open, or opens again as the run has become longer.
     """
-    state = (checkpoint.get("callbacks") or {}).get(STATE_KEY)
-    if state is None:
-        return
+    for key, state in (checkpoint.get("callbacks") or {}).items():
+        if is_state_key(key):
+            _check_is_over(state, int(checkpoint["global_step"]), max_steps)
+
+
+def _check_is_over(state: Mapping[str, Any], step: int, max_steps: int) -> None:
     settings = state["settings"]
     values = {
         name.removeprefix(PREFIX): value
@@ -32,26 +40,29 @@ def check_teachers_are_over(checkpoint: Mapping[str, Any], max_steps: int) -> No
         if name.startswith(PREFIX)
     }
     total = max(state["total_steps"], max_steps)
-    if not DistillationSchedule(**values).is_over(int(checkpoint["global_step"]), total):
+    if not DistillationSchedule(**values).is_over(step, total):
         raise InputError(
             f"the checkpoint's distillation lasts until {values['until']} of training",
             key="distillation.teachers",
-            found=f"none at step {checkpoint['global_step']} of {total}",
+            found=f"none at step {step} of {total}",
             accepted=f"{', '.join(state['names'])} as in the checkpoint, or a new run",
         )
 
 
-def check_began_with_teachers(checkpoint: Mapping[str, Any], allowed: bool) -> None:
+def check_began_with_teachers(
+    checkpoint: Mapping[str, Any], allowed: bool, state_key: str = STATE_KEY
+) -> None:
     """Refuses teachers in a run whose checkpoint was written without any.
 
     Args:
         checkpoint: A checkpoint of a training run.
         allowed: Whether the user allows that the teachers change.
+        state_key: The callback's.
 
     Raises:
         InputError: The run has made steps without teachers, and that they change is not allowed.
     """
-    if not allowed and checkpoint["global_step"] and STATE_KEY not in checkpoint["callbacks"]:
+    if not allowed and checkpoint["global_step"] and state_key not in checkpoint["callbacks"]:
         raise InputError(
             f"the checkpoint's {checkpoint['global_step']} steps were made without teachers",
             key="distillation.teachers",

@@ -53,6 +53,7 @@ class _Method:
 
     def __init__(self, owner: object, name: str, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
+        self.splice: StepSplice | None = None
         self._owner, self._name, self._function = owner, name, function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,12 +107,17 @@ class StepSplice:
         # Lightning follows one `__wrapped__` to see whether to pass `batch_idx`; a compiled step is
         # a wrapper itself, so point at the innermost function.
         method.__wrapped__ = inspect.unwrap(inner)  # type: ignore[attr-defined]
+        method.splice = self
+        self._module = module
         self._shadow = Shadow(module, "training_step", method)
 
     def remove(self) -> None:
         """Restores the module's own step; safe to call twice."""
         self._removed = True
         self._shadow.undo()
+        below = vars(self._module).get("training_step")
+        if isinstance(below, _Method) and below.splice is not None and below.splice._removed:
+            below.splice.remove()  # was removed before, while this one lay over it
 
 
 class RowCapture:

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from rrr_lightning.callbacks._coming_run import check_same_pool, check_same_run, check_steps
-from rrr_lightning.callbacks._continuity import check_began_with_teachers
+from rrr_lightning.callbacks._continuity import STATE_KEY, check_began_with_teachers
 from rrr_lightning.callbacks._horizon import count_steps, require_bound
 from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
@@ -86,6 +86,8 @@ class DistillationCallback(Callback):
         allow_teacher_change: Resume although the checkpoint was written with other teachers.
         targets: A folder that `rrr targets` wrote, in the place of `teachers`; then no teacher is
             in memory. Needs a data module of this library.
+        name: Tells this callback from others in the same trainer: its state in checkpoints is
+            under `DistillationCallback/NAME`, and its values are logged as `train/agreement/NAME`.
 
     Raises:
         InputError: For anything about the teachers, the student or the trainer that would make the
@@ -108,6 +110,7 @@ class DistillationCallback(Callback):
         teacher_compile: bool = False,
         allow_teacher_change: bool = False,
         targets: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.specs = list_specs(teachers, targets)
         check_options(teacher_precision, teacher_min_accuracy, teacher_compile, targets)
@@ -123,6 +126,7 @@ class DistillationCallback(Callback):
         self.teacher_compile = teacher_compile
         self.allow_teacher_change = allow_teacher_change
         self.targets = targets
+        self.name = name
         self.teachers: list[Teacher] = []
         self.meter = TeacherMeter()
         self._fingerprints: list[str] = []
@@ -247,9 +251,10 @@ class DistillationCallback(Callback):
         """Logs here, so that the keys never collide with those that a foreign step logs itself."""
         to_log = self._step.take_log() if self._step is not None else {}
         for name, value in to_log.items():
-            pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+            key = self._under_name(name)
+            pl_module.log(key, value, on_step=True, on_epoch=False, batch_size=1)
         if not to_log and self._has_logged:
-            forget_logged(trainer, LOGGED_KEYS)
+            forget_logged(trainer, map(self._under_name, LOGGED_KEYS))
         self._has_logged = bool(to_log)
         if is_logging_step(trainer):
             self._check_finite()
@@ -281,9 +286,11 @@ class DistillationCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leaves no trace on the module either; `teardown` is not called after an exception."""
-        self._release("distillation ends with an exception")
+        # A refusal is one line, and the last that is printed.
+        is_refusal = isinstance(exception, InputError)
+        self._release(None if is_refusal else "distillation ends with an exception")
 
-    def _release(self, why: str) -> None:
+    def _release(self, why: str | None) -> None:
         if self._splice is not None:
             self._splice.remove()
         if self._capture is not None:
@@ -292,16 +299,26 @@ class DistillationCallback(Callback):
         if self._store is not None:
             self._store.close()
             self._store = None
-            rank_zero_info(f"{why}: the stored targets are closed")
+            if why is not None:
+                rank_zero_info(f"{why}: the stored targets are closed")
         if not self.teachers:
             return
         held = [(teacher.release(), teacher.owned) for teacher in self.teachers]
         freed = sum(size for size, owned in held if owned)
         self.teachers = []
         gc.collect()  # a compiled network survives in reference cycles until then
-        rank_zero_info(f"{why}: freed {freed / 2**20:.1f} MiB of teachers loaded from specs")
+        if why is not None:
+            rank_zero_info(f"{why}: freed {freed / 2**20:.1f} MiB of teachers loaded from specs")
 
     # ------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the state."""
+        return self._under_name(STATE_KEY)
+
+    def _under_name(self, key: str) -> str:
+        return key if self.name is None else f"{key}/{self.name}"
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run is held against; plain types, no weights."""
@@ -317,7 +334,7 @@ class DistillationCallback(Callback):
     ) -> None:
         """Refuses teachers in the middle of a run that began without them."""
         if trainer.state.fn == TrainerFn.FITTING:
-            check_began_with_teachers(checkpoint, self.allow_teacher_change)
+            check_began_with_teachers(checkpoint, self.allow_teacher_change, self.state_key)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses to go on with other settings or other teachers than the checkpoint's."""

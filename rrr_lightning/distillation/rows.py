@@ -24,7 +24,7 @@ def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
     is not -100.
 
     Args:
-        output: A tensor, or a mapping (or an object) with `logits`.
+        output: A tensor, or a mapping, a named tuple or an object with `logits`.
         batch: The batch that the network was called with.
         whose: Who returned it, for the message, such as `the teacher 'a.ckpt'`.
         key: The config key for the message.
@@ -35,14 +35,15 @@ def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
     logits = output
     if isinstance(output, Mapping):
         logits = output.get("logits")
-    elif not isinstance(output, Tensor | tuple | list):
+    elif not isinstance(output, Tensor | list) and type(output) is not tuple:
         logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the output of {whose} holds no logits",
             key=key,
             found=type(output).__name__,
-            accepted="a tensor, or a mapping with logits (a bare tuple may start with the loss)",
+            accepted="a tensor, or a mapping or a named tuple with logits (a bare tuple may start "
+            "with the loss)",
         )
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if logits.ndim == 3 and isinstance(labels, Tensor) and labels.shape == logits.shape[:2]:
