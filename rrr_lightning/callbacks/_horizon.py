@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
 from rrr_lightning.errors import InputError
 
@@ -30,9 +31,10 @@ def count_steps(trainer: Trainer, at_least: int = 0) -> int:
     bounds: list[int] = []
     if trainer.max_steps >= 0:
         bounds.append(trainer.max_steps)
-    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    epochs, batches = _epochs(trainer), trainer.num_training_batches
     if epochs is not None and epochs >= 0 and math.isfinite(batches):
-        bounds.append(epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+        factors = _accumulation(trainer, epochs)
+        bounds.append(sum(math.ceil(batches / factor) for factor in factors))
     if not bounds:
         raise _unbounded()
     if min(bounds) < at_least:
@@ -43,6 +45,22 @@ def count_steps(trainer: Trainer, at_least: int = 0) -> int:
             accepted=f"{at_least} as in the checkpoint, or more",
         )
     return min(bounds)
+
+
+def _epochs(trainer: Trainer) -> int | None:
+    """The epochs that train; weight averaging adds one that only updates batch norms."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging) and callback._max_epochs >= 0:
+            return callback._max_epochs
+    return trainer.max_epochs
+
+
+def _accumulation(trainer: Trainer, epochs: int) -> list[int]:
+    """The micro-batches of a step, by epoch."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            return [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+    return [trainer.accumulate_grad_batches] * epochs
 
 
 def _unbounded() -> InputError:

@@ -300,3 +300,52 @@ def test_scores_have_no_accuracy(shape: tuple[int, ...], caplog: pytest.LogCaptu
     assert "chance" not in caplog.text
     with pytest.raises(InputError, match="teacher_min_accuracy: no accuracy of a teacher"):
         run(teacher_min_accuracy=0.5)
+
+
+class Raises(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Input height (32) doesn't match model (224)."),
+        ValueError("Input image size (32*32) doesn't match model (224*224).\nmore"),
+        TypeError("unsupported operand"),
+        IndexError("index out of range in self"),
+        KeyError("pixel_values"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_whatever_a_teacher_raises_is_one_line_with_its_input_and_a_way_out(
+    error: Exception,
+) -> None:
+    with pytest.raises(
+        InputError, match=r"teachers\[0\]: the teacher '.*' fails on a batch"
+    ) as got:
+        fit(make_module(), distil([Raises(error)]))
+    line = str(got.value)
+    assert "(8, 8) float32" in line
+    assert "teacher_inputs" in line
+    assert "\n" not in line
+    assert got.value.__cause__ is error
+
+
+def test_a_vision_transformer_of_another_size_is_named_with_the_size_of_the_images() -> None:
+    timm = pytest.importorskip("timm")
+    size = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    network = timm.models.VisionTransformer(num_classes=CLASSES, **size)
+    images = nn.Sequential(nn.Unflatten(1, (1, 2, 4)), nn.Upsample((24, 24)), Triple(), network)
+    with pytest.raises(InputError, match=r"fails on a batch of the student \(Input height"):
+        fit(make_module(), distil([images]))
+
+
+class Triple(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1)
