@@ -138,7 +138,7 @@ def rezipped(random: Random, data: bytes) -> bytes:
     if kind <= 2 and content:
         records[at] = name, damaged(random, content)
     elif kind == 3:
-        records[at] = random.choice((f"{name}x", f"../{name}", "data.pkl", "")), content
+        records[at] = random.choice((f"{name}x", f"../{name}", "data.pkl", "x.npy")), content
     elif kind == 4:
         del records[at]
     else:
