@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrr_lightning.distillation.frozen import called_parts, computes_in_bf16
 from rrr_lightning.distillation.rows import compare_rows
@@ -55,6 +55,11 @@ def match_teachers(teachers: Sequence[Teacher], module: LightningModule) -> int 
     Raises:
         InputError: If the columns of a teacher mean something else, or it is the student itself.
     """
+    for key, name, network in [
+        ("model", type(module).__name__, module),
+        *((teacher.key, teacher.name, teacher.network) for teacher in teachers),
+    ]:
+        _refuse_causal(key, name, network)
     student = module.schema() if isinstance(module, StudentModule) else RowSchema()
     own = {id(parameter) for parameter in module.parameters()}
     for teacher in teachers:
@@ -71,6 +76,24 @@ def match_teachers(teachers: Sequence[Teacher], module: LightningModule) -> int 
                 f"{teacher.key}: its columns are put in the order of the student's classes"
             )
     return student.columns
+
+
+def _refuse_causal(key: str, name: str, network: nn.Module) -> None:
+    """Refuses a network of transformers whose row at a token says what the next token is."""
+    for part in network.modules():
+        config = getattr(part, "config", None)
+        kind = type(part).__name__
+        if not hasattr(config, "model_type"):
+            continue
+        decodes = getattr(config, "is_decoder", False) and kind.endswith(("Model", "LM"))
+        if decodes or kind.endswith(("ForCausalLM", "LMHeadModel")):
+            raise InputError(
+                f"{name!r} is a causal language model, whose rows belong to the next token: they "
+                "would be distilled a token off",
+                key=key,
+                found=kind,
+                accepted="a masked language model (…ForMaskedLM), or a classifier",
+            )
 
 
 def place_teachers(

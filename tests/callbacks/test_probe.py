@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from rrr_lightning.callbacks._probe import validation_batches
+from rrr_lightning.callbacks._teachers import _refuse_causal
 from rrr_lightning.data.embedded import EmbeddedDigits
 from rrr_lightning.distillation.losses import KLDivergence, LogitMSE, SoftCrossEntropy
 from rrr_lightning.errors import InputError
@@ -349,3 +350,33 @@ def test_a_vision_transformer_of_another_size_is_named_with_the_size_of_the_imag
 class Triple(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)
+
+
+def language_model(kind: str, **settings: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 11}
+    architecture = getattr(transformers, kind)
+    found: nn.Module = architecture(architecture.config_class(**sizes, **settings))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("GPT2LMHeadModel", {}),
+        ("GPTNeoXForCausalLM", {}),
+        ("BertLMHeadModel", {"is_decoder": True}),
+    ],
+)
+def test_causal_language_models_are_refused(kind: str, settings: dict[str, Any]) -> None:
+    network = language_model(kind, **settings)
+    with pytest.raises(InputError, match=r"teachers\[0\]: .* causal language model"):
+        fit(make_module(), distil([network]))
+    module = make_module()
+    module.add_module("language", network)
+    with pytest.raises(InputError, match=r"^model: .* causal language model"):
+        fit(module, distil([make_teacher()]))
+
+
+def test_masked_language_models_are_not_taken_for_causal_ones() -> None:
+    _refuse_causal("model", "bert", language_model("BertForMaskedLM"))
