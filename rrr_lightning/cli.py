@@ -19,8 +19,9 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from rrr_lightning import _parsing
@@ -28,12 +29,14 @@ from rrr_lightning.callbacks._continuity import check_teachers_are_over
 from rrr_lightning.callbacks.cost import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.checkpointing import (
+    TERMINATED,
     AtomicCheckpointIO,
     RunCheckpoint,
+    RunFolder,
     check_checkpoint,
     find_checkpoint,
 )
-from rrr_lightning.commands import WRONG_INPUT, fail, is_refused_elsewhere
+from rrr_lightning.commands import INTERRUPTED, WRONG_INPUT, fail, is_refused_elsewhere
 from rrr_lightning.data import embedded, glue, images, text  # noqa: F401 - for short class names
 from rrr_lightning.errors import InputError
 from rrr_lightning.metrics_file import MetricsFile
@@ -49,26 +52,12 @@ logger = logging.getLogger(__name__)
 _stores: list[Any] = []  # of process groups that have ended; held to the end of the process
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes `config.yaml` once the first batch has gone well, and for training runs alone."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Waits: the run may still be refused by its module, a teacher, or the first rows."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Writes the file."""
-        if not self.already_saved:
-            super().setup(trainer, pl_module, "fit")
-            self.already_saved = True
-
-
 class RRRCLI(LightningCLI):
     """LightningCLI whose `distillation:` section adds the callback where it names teachers."""
 
     def __init__(self) -> None:
         super().__init__(
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,
             trainer_defaults={"max_epochs": -1},
             seed_everything_default=17,
             parser_class=_parsing.OneLineParser,
@@ -163,6 +152,8 @@ class RRRCLI(LightningCLI):
             check_teachers_are_over(stored, trainer["max_steps"])
             warnings.filterwarnings("ignore", r"Be aware that when .*: \['DistillationCallback'\]")
         callbacks: list[Callback] = []
+        if self.subcommand == "fit" and not trainer["fast_dev_run"]:
+            callbacks.append(RunFolder(folder, self._run_config))
         if self._keeps_ledger(config, trainer["callbacks"]):
             config["cost"].begin(resumes=resumes)
             callbacks.append(config["cost"])
@@ -170,12 +161,17 @@ class RRRCLI(LightningCLI):
             config["distillation"].load(self.model)
             callbacks.append(config["distillation"])
         if trainer["enable_checkpointing"] is not False:
+            config["checkpoint"].stops_on_interrupt = True
             callbacks.append(config["checkpoint"])
         if self.subcommand == "predict" and _is_of_images(self.model, self.datamodule):
             config["return_predictions"] = False
             callbacks.append(PredictionsFile(folder))
-        if trainer["logger"] in (None, True):
-            trainer["logger"] = MetricsFile(folder, stored.get("global_step", 0))
+        if trainer["logger"] is not False:
+            given = trainer["logger"] if trainer["logger"] not in (None, True) else []
+            # Only training goes back over steps that an earlier process has logged.
+            step = stored.get("global_step", 0) if self.subcommand == "fit" else sys.maxsize
+            loggers = given if isinstance(given, list) else [given]
+            trainer["logger"] = [*loggers, MetricsFile(folder, step)]
         plugins = trainer["plugins"] or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -184,6 +180,11 @@ class RRRCLI(LightningCLI):
             return self._instantiate_trainer({**trainer, "plugins": plugins, **kwargs}, callbacks)
         except (TypeError, ValueError) as error:
             raise InputError(f"no trainer can be made: {error}", key="trainer") from error
+
+    def _run_config(self) -> str:
+        """Returns the configuration of the run as YAML, for `config.yaml` in its folder."""
+        parser = self._parser(self.subcommand)
+        return str(parser.dump(self.config[self.subcommand]))
 
     def _keeps_ledger(self, config: Any, given: list[Callback] | Callback | None) -> bool:
         """Whether to add a ledger: to training runs, unless it is off or there is one already."""
@@ -232,6 +233,11 @@ def _run_or_refuse(run: Callable[[], object]) -> None:
     try:
         with _quiet():
             run()
+    except SIGTERMException as error:  # without a code it would end with 0, as if all were done
+        sys.exit(error.code or TERMINATED)
+    except SystemExit as error:
+        # Lightning ends with 1 after a Ctrl-C that came before the first step.
+        sys.exit(INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else error.code)
     except MisconfigurationException as error:
         fail(str(error))
     except Exception as error:

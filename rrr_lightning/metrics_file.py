@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import os
+import itertools
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from rrr_lightning.errors import InputError
+from rrr_lightning.files import atomic_file, read_text
 
 NAME = "metrics.csv"
+MOST_BYTES = 2**31
 
 
 class MetricsFile(Logger):
@@ -56,6 +60,8 @@ class MetricsFile(Logger):
         """Appends one row; a metric not seen before becomes a new column."""
         path = self.folder / NAME
         if self._columns is None:
+            if self.from_step == 0:
+                _keep_former(path)
             self._columns, rows = read_rows(path)
             kept = [row for row in rows if int(row["step"]) < self.from_step]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,21 +77,45 @@ class MetricsFile(Logger):
 
     @staticmethod
     def _rewrite(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+        with atomic_file(path) as file:
+            text = io.TextIOWrapper(file, newline="", write_through=True)
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
             if columns:
                 writer.writeheader()
             writer.writerows(rows)
-        os.replace(part, path)
+            text.detach()
+
+
+def _keep_former(path: Path) -> None:
+    """Renames the file of an earlier run in the folder, which has left no checkpoint."""
+    if not path.exists():
+        return
+    number = next(n for n in itertools.count(1) if not path.with_stem(f"{path.stem}-{n}").exists())
+    path.rename(path.with_stem(f"{path.stem}-{number}"))
+    rank_zero_info(f"{path} of an earlier run is kept as {path.stem}-{number}{path.suffix}")
 
 
 def read_rows(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the columns and rows of a metrics file; a last line that a kill cut is left out."""
+    """Returns the columns and rows of a metrics file; a last line that a kill cut is left out.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     path = Path(path)
     if not path.exists():
         return [], []
-    whole = path.read_text().rpartition("\n")[0]
-    reader = csv.DictReader(io.StringIO(whole))
-    rows = list(reader)
+    whole = read_text(path, most=MOST_BYTES).rpartition("\n")[0]
+    try:
+        reader = csv.DictReader(io.StringIO(whole), strict=True)
+        rows = list(reader)
+        if reader.fieldnames and "step" not in reader.fieldnames:
+            raise ValueError("the header has no step")
+        for row in rows:
+            int(row["step"])
+            if None in row or None in row.values():
+                raise ValueError("a row has another number of cells than the header")
+    except (csv.Error, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error})", accepted="the file as a run has written it, or none"
+        ) from error
     return list(reader.fieldnames or []), rows

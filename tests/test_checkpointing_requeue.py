@@ -148,8 +148,9 @@ def test_rrr_fit_goes_on_from_where_the_signal_came(
     run = ("fit", *TINY, f"--trainer.max_steps={STEPS}", "--ckpt_path=last")
     signals = f"--trainer.callbacks+={__name__}.Signals"
     rrr(*run, "--trainer.default_root_dir=whole")
-    with pytest.raises(SIGTERMException):
+    with pytest.raises(SystemExit) as end:
         rrr(*run, signals, "--trainer.default_root_dir=run")
+    assert end.value.code == 128 + signal.SIGUSR1
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     monkeypatch.setattr(Signals, "on_before_optimizer_step", Callback.on_before_optimizer_step)
     rrr(*run, signals, "--trainer.default_root_dir=run")

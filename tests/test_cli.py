@@ -270,7 +270,7 @@ def test_a_misspelt_key_in_a_file_offers_the_nearest(refused: Callable[..., str]
 def test_a_run_folder_that_is_a_file_is_refused(refused: Callable[..., str]) -> None:
     Path("run").write_text("mine")
     line = refused(*FIT, "--trainer.default_root_dir=run")
-    assert line.startswith("trainer.default_root_dir: is no folder; found 'run'")
+    assert line.startswith("trainer.default_root_dir: run is no folder; found 'run'")
     assert Path("run").read_text() == "mine"
 
 

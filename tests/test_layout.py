@@ -43,8 +43,7 @@ MAY_IMPORT = {
         "metrics_file",
     },
     "study": {"errors", "files", "distillation", "jobs", "metrics_file"},
-    "model_card": {"__version__", "models"},
-    "export": {"errors", "files", "distillation", "models", "data", "model_card"},
+    "export": {"__version__", "errors", "files", "distillation", "models", "data"},
 }
 SEE_ALL = {"cli", "commands", "__main__", "targets"}
 # `distillation/` is the method alone: torch, and a reader of tensor files.
