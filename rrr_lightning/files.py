@@ -29,28 +29,35 @@ _MOST_VALUES = 100_000  # of a YAML file, with every alias written out
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens `.NAME.part` beside `path` for writing, and renames it to `path` at the end.
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Gives `.NAME.part` beside `path` for a library to write, and renames it to `path` at the end.
 
     A reader, and a process killed at any moment, finds either the former file or the whole new one.
     After an exception (a full disk, for example) the partial file is removed and `path` is as it
     was.
-
-    >>> with atomic_file("/tmp/example.json") as file:  # doctest: +SKIP
-    ...     file.write(b"{}")
     """
     target = Path(path)
     part = target.with_name(f".{target.name}{PART}")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears at `path` whole, or not at all; see `atomic_path`.
+
+    >>> with atomic_file("/tmp/example.json") as file:  # doctest: +SKIP
+    ...     file.write(b"{}")
+    """
+    with atomic_path(path) as part, part.open("wb") as file:
+        yield file
 
 
 def sha256_of(path: str | Path) -> str:

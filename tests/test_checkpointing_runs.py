@@ -109,9 +109,14 @@ def test_by_default_a_checkpoint_is_written_at_every_validation_and_at_the_end(
     rrr: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(
-        RunCheckpoint, "_save", lambda self, trainer: steps.append(trainer.global_step)
-    )
+    save = RunCheckpoint._save
+
+    def note(self: RunCheckpoint, trainer: Trainer) -> None:
+        before = self._saved_step
+        save(self, trainer)
+        steps.extend([] if self._saved_step == before else [self._saved_step])
+
+    monkeypatch.setattr(RunCheckpoint, "_save", note)
     rrr(*RUN, "--trainer.max_steps=7", "--trainer.val_check_interval=3",
         "--trainer.check_val_every_n_epoch=null")  # fmt: skip
     assert steps == [3, 6, 7]

@@ -12,6 +12,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.files import (
     PART,
     atomic_file,
+    atomic_path,
     check_regular_files,
     read_json,
     read_yaml,
@@ -44,6 +45,23 @@ def test_a_write_that_fails_leaves_the_former_file_and_no_rest(
         write()
     assert path.read_bytes() == b"former"
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_that_a_library_writes_is_whole_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with atomic_path(path) as part:
+        part.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+
+    def write() -> None:
+        with atomic_path(path) as part:
+            part.write_bytes(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"new"]
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(3 << 20)], ids=len)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 
 from rrr_lightning.callbacks._clock import PHASES, STUDENT, TEACHER
 from rrr_lightning.errors import InputError
-from rrr_lightning.files import read_json
+from rrr_lightning.files import atomic_file, read_json
 
 VERSION = 1
 FILE = "ledger.json"
@@ -208,9 +207,8 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
 def write_ledger(path: Path, ledger: Mapping[str, Any]) -> None:
     """Writes a ledger so that `path` holds either the former one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(ledger, indent=1) + "\n")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write(f"{json.dumps(ledger, indent=1)}\n".encode())
 
 
 def _sum(column: Sequence[float]) -> float | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,14 +27,13 @@ from rrr_lightning.distillation.checksums import Damaged, add_checksum, check_ch
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.sparse import Arrays, Encoding, SparseTargets
 from rrr_lightning.errors import InputError, check
-from rrr_lightning.files import content_of, read_json
+from rrr_lightning.files import PART, atomic_file, atomic_path, content_of, read_json
 
 MANIFEST = "targets.json"
 SHARDS = "shards"
 VERSION = 1
 KEY = "distillation.targets"
 COUNTS = "rows_of_samples"
-_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,8 @@ def read_plan(folder: Path) -> TargetPlan | None:
 def write_plan(folder: Path, plan: TargetPlan) -> None:
     """Writes the plan so that the folder holds either the former one or the whole new one."""
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    part = folder / f".{MANIFEST}{_PART}"
-    part.write_text(json.dumps(plan.as_json(), indent=1) + "\n")
-    _put_in_place(part, folder / MANIFEST)
+    with atomic_file(folder / MANIFEST) as file:
+        file.write(f"{json.dumps(plan.as_json(), indent=1)}\n".encode())
 
 
 def shard_path(folder: Path, first: int) -> Path:
@@ -165,15 +162,14 @@ def write_shard(
     arrays = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
     if counts is not None:
         arrays[COUNTS] = np.concatenate(list(counts)).astype(np.uint16)
-    part = path.with_name(f".{path.name}{_PART}")
-    save_file(arrays, part)
-    add_checksum(part)
-    _put_in_place(part, path)
+    with atomic_path(path) as part:
+        save_file(arrays, part)
+        add_checksum(part)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what a killed writer left."""
-    for part in (folder / SHARDS).glob(f".*{_PART}"):
+    for part in (folder / SHARDS).glob(f".*{PART}"):
         part.unlink()
 
 
@@ -284,9 +280,3 @@ class TargetStore:
             found=str(self.folder),
             accepted="the file as it was written; without it, `rrr targets` writes it again",
         ) from error
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)

@@ -8,7 +8,6 @@ wants files for every task that was left out.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, TASKS, GlueTask
 from rrr_lightning.errors import InputError
+from rrr_lightning.files import atomic_file
 from rrr_lightning.glue.plan import PREDICTIONS, Run
 from rrr_lightning.glue.results import Results
 
@@ -54,11 +54,11 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: None can.
     """
-    part = _part(path)
+    trial = path.with_name(f".{path.name}.try")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        part.unlink()
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise InputError(
             f"cannot be written ({error.strerror})", key="--submission", found=str(path)
@@ -77,10 +77,9 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
         InputError: A run has not predicted its test splits.
     """
     folders = {(run.task, run.seed): run.folder for run in runs}
-    part = _part(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = {name: name for name in FILES}
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_file(path) as whole, zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for result in results.tasks:
             task = TASKS[result.task]
             best = max(result.scores, key=lambda seed: result.scores[seed])
@@ -101,7 +100,6 @@ def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[
                     rows, given = known[split], len(predictions)
                     other = f"{name} with {rows:,} rows, not {given:,}"
                     wanted[name] = "" if given == rows else other
-    os.replace(part, path)
     return [each for each in wanted.values() if each]
 
 
@@ -115,10 +113,6 @@ def file_name(task: GlueTask, split: str) -> str:
         return f"{DIAGNOSTIC.folder}.tsv"
     suffix = {"test_matched": "-m", "test_mismatched": "-mm"}.get(split, "")
     return f"{task.folder}{suffix}.tsv"
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
 
 
 def _content(task: GlueTask, predictions: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:

@@ -23,7 +23,7 @@ CLASSES_OF_IMAGES = 10
 CLASSES_OF_TOKENS = 12
 STEPS_PER_SHARD = 100
 SHARD_BYTES = 2**26
-HEADER_BYTES = 160  # of a shard, about
+HEADER_BYTES = 264  # of a shard, about
 SPARE = 1.05  # of the predicted size must be free, for masks are a matter of chance
 
 

@@ -220,7 +220,7 @@ def test_a_longer_run_adds_shards(tmp_path: Path, small_shards: None) -> None:
 
 def test_the_size_is_told_before(tmp_path: Path, small_shards: None) -> None:
     first, *shards = write(tmp_path, TEACHERS, classes=3)
-    assert first.startswith("4 distilled steps with 12 rows of 14 bytes (top_k): 1.28 KiB in 4 sh")
+    assert first.startswith("4 distilled steps with 12 rows of 14 bytes (top_k): 1.69 KiB in 4 sh")
     assert len(shards) == 4
     size = sum(len(content) for content, _ in contents(tmp_path).values())
     assert size == pytest.approx(4 * (12 * 14 + plan_file.HEADER_BYTES), rel=0.1)
