@@ -46,7 +46,7 @@ def test_targets_take_the_place_of_a_teacher(
     capsys.readouterr()
     targets(*taught, "--out=stored")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("4 distilled steps with 40 rows of 22 bytes (dense): 3.59 KiB in")
+    assert printed[0].startswith("4 distilled steps with 40 rows of 22 bytes (dense): 3.7 KiB in")
     assert printed[1].startswith("shard 1 of 1: steps 0 to 3")
     assert sorted(path.name for path in Path("stored").iterdir()) == [
         ".lock",
