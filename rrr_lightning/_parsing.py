@@ -25,6 +25,26 @@ SECTIONS = {
     "data": "ImageDataModule, TextDataModule, GlueDataModule, EmbeddedDigits, or a class path",
 }
 SHIPPED = Path(__file__).parent / "configs"
+# Names that other programs use, by the last part of a key; and what they are called here.
+SYNONYMS = {
+    "lr": "model.learning_rate",
+    "optimizer": "model.optimizer",
+    "lr_scheduler": "model.lr_scheduler",
+    "arch": "model.network",
+    "architecture": "model.network",
+    "model_name_or_path": "model.network",
+    "batch_size": "data.global_batch_size",
+    "path": "data.source",
+    "data_dir": "data.source",
+    "epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "temperature": "distillation.loss.temperature",
+    "alpha": "distillation.schedule.weight",
+    "weight": "distillation.schedule.weight",
+    "teacher": "distillation.teachers",
+    "seed": "seed_everything",
+}
 
 
 def find_config(name: str) -> str:
@@ -89,7 +109,7 @@ class OneLineParser(LightningArgumentParser):
             instantiate_subclass_spec_in_any=False,
             import_path_denylist=[],
         )
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
         """Adds an argument whose value is never taken for a file of arguments."""
@@ -116,8 +136,27 @@ def input_error(error: BaseException | None) -> InputError | None:
     return error
 
 
+def missing_package(error: BaseException | None) -> str | None:
+    """Returns the line of a logger or plugin whose package is not installed, if that is it."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and str(error).startswith("Requirement"):
+            return f"trainer.logger: a package is missing: {error}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _one_line(message: str, parser: ArgumentParser) -> str:
     """Shortens a message of the parser, and adds the nearest name to one about an unknown name."""
+    # One value of a class's arguments, out of what jsonargparse tells of every type of a Union.
+    plain = " ".join(message.split())
+    section = re.match(r'Parser key "([^"]+)": ', plain)
+    wrong = re.search(
+        r"class_path '[^']+': (?:- )?Parser key \"([^\"]+)\": "
+        r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.+?)(?: - |$)",
+        plain,
+    )
+    if wrong and section:
+        return f"{section[1]}.{wrong[1]}: found {wrong[3]}; accepted: {wrong[2]}"
     message = " ".join(message.partition("Given value type:")[0].split())
     key = match[1] if (match := re.match(r'Parser key "([^"]+)": ', message)) else ""
     if match := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", message):
@@ -173,6 +212,8 @@ def _short(value: object) -> str:
 
 def _unknown(key: str, name: str, known: Iterable[str]) -> str:
     """Names the nearest key by the first part that is wrong: a section, or a key in a section."""
+    if synonym := SYNONYMS.get(name.rpartition(".")[2]):
+        return f"{key}: no such key; did you mean {synonym!r}?"
     nearest: Iterable[str] = [each for each in known if not each.endswith(".help")]
     parts, depth = name.split("."), 1
     while depth < len(parts) and _starts(nearest, parts[:depth]):

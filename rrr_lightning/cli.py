@@ -38,7 +38,7 @@ from rrr_lightning.checkpointing import (
 )
 from rrr_lightning.commands import INTERRUPTED, WRONG_INPUT, fail, is_refused_elsewhere
 from rrr_lightning.data import embedded, glue, images, text  # noqa: F401 - for short class names
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
 from rrr_lightning.metrics_file import MetricsFile
 from rrr_lightning.models import (  # noqa: F401 - for short class names
     image_classifier,
@@ -107,9 +107,14 @@ class RRRCLI(LightningCLI):
 
     # ------------------------------------------------------------------------------ checks
 
+    def _set_seed(self) -> None:
+        check_seed(self.config[self.subcommand].get("seed_everything"))
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Names the run folder, and refuses what the configuration alone shows to be wrong."""
         config = self.config[self.subcommand]
+        check_trainer(config)
         if config["trainer"]["default_root_dir"] is None:
             config["trainer"]["default_root_dir"] = _parsing.run_folder(config.get("config"))
         if self.subcommand != "fit":
@@ -196,6 +201,53 @@ class RRRCLI(LightningCLI):
         return config["ledger"] and not any(isinstance(each, CostLedger) for each in callbacks)
 
 
+# What Lightning accepts of these keys and no run can use, or what ends in a traceback.
+TRAINER_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("val_check_interval", "limit_train_batches"),
+        (
+            lambda value: (
+                not isinstance(value, int | float)
+                or (value >= 1 if isinstance(value, int) else 0 < value <= 1)
+            ),
+            "a whole number from 1, or a fraction in (0, 1]",
+        ),
+    ),
+    **dict.fromkeys(
+        ("limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+        (
+            lambda value: value >= 0 if isinstance(value, int) else 0 <= value <= 1,
+            "a whole number from 0, or a fraction in [0, 1]",
+        ),
+    ),
+    **dict.fromkeys(
+        ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"),
+        (lambda value: value >= 1, "a whole number from 1"),
+    ),
+    "log_every_n_steps": (lambda value: value >= 0, "a whole number from 0"),
+    "num_sanity_val_steps": (lambda value: value >= -1, "a whole number from 0, or -1 for all"),
+    "max_epochs": (lambda value: value >= -1, "a whole number from 0, or -1 for no limit"),
+    "gradient_clip_val": (lambda value: 0 <= value < float("inf"), "a finite number from 0"),
+}
+
+
+def check_seed(seed: int | bool | None) -> None:
+    """Refuses a seed that the generators cannot take."""
+    good = seed is None or isinstance(seed, bool) or 0 <= seed < 2**32
+    check(good, "seed_everything", seed, "a whole number in [0, 2**32)")
+
+
+def check_trainer(config: Any) -> None:
+    """Refuses a number of the trainer that is out of range."""
+    trainer = config.get("trainer")
+    check(hasattr(trainer, "keys"), "trainer", trainer or "null", "key: value", "is no section")
+    for name, (is_good, accepted) in TRAINER_RANGES.items():
+        value = trainer.get(name)
+        check(value is None or is_good(value), f"trainer.{name}", value, accepted)
+    precise = trainer.get("devices")
+    check(precise not in (0, "0", []), "trainer.devices", precise, "auto, or a number from 1")
+
+
 def check_is_trained(model: LightningModule, command: str) -> None:
     """Refuses to judge random weights; of a foreign module the log says whose weights they are.
 
@@ -245,6 +297,8 @@ def _run_or_refuse(run: Callable[[], object]) -> None:
         known = _parsing.input_error(error)
         if known is not None:
             fail(str(known))
+        if missing := _parsing.missing_package(error):
+            fail(missing)
         if is_refused_elsewhere():
             sys.exit(WRONG_INPUT)
         raise

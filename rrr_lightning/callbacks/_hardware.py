@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import resource
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _PACKAGES = ("torch", "lightning", "torchvision", "transformers", "numpy")
 _GIT_SECONDS = 5.0
@@ -30,8 +34,15 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory
         if cuda
-        else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        else _memory(),
     }
+
+
+def _memory() -> int | None:
+    """The bytes of the machine's memory; None where the system does not say."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def describe_versions() -> dict[str, str | None]:
@@ -55,6 +66,8 @@ def peak_memory(device: torch.device) -> int:
     """Returns the most bytes that tensors on a CUDA device, or else this process, ever held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024
 

@@ -7,10 +7,16 @@ still keeps others out of its folder.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import IO
+
+from rrr_lightning.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class Lock:
@@ -26,6 +32,8 @@ class Lock:
 
     def take(self, note: dict[str, str | int]) -> bool:
         """Takes the lock without waiting; False if another process has it."""
+        if fcntl is None:
+            raise InputError("folders cannot be locked on this system", accepted="Linux, macOS")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a")
         try:
@@ -58,6 +66,8 @@ class Lock:
 
 def holder(path: Path) -> dict[str, str | int] | None:
     """Returns the note of the process that holds the lock on a file, None where it is free."""
+    if fcntl is None:
+        return None
     try:
         with path.open() as file:
             try:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
+
+MOST_CLASSES = 10_000_000
 
 
 def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
     """Returns the class names as a tuple.
 
     Raises:
-        InputError: Fewer than two classes, or not one name per class.
+        InputError: Fewer than two classes or too many, or not one name of its own per class.
     """
-    if num_classes < 2:
-        raise InputError("out of range", key="num_classes", found=num_classes, accepted="2 or more")
+    good = type(num_classes) is int and 2 <= num_classes <= MOST_CLASSES
+    check(good, "num_classes", num_classes, f"2 or more, at most {MOST_CLASSES}")
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             "need one name per class",
@@ -22,7 +24,11 @@ def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[
             found=f"{len(class_names)} names",
             accepted=f"{num_classes} names",
         )
-    return None if class_names is None else tuple(class_names)
+    if class_names is None:
+        return None
+    twice = sorted({str(name) for name in class_names if list(class_names).count(name) > 1})
+    check(not twice, "class_names", twice, "another name for each class", "are equal")
+    return tuple(class_names)
 
 
 def agree_on_classes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
 
 
 def cosine(progress: float) -> float:
@@ -40,8 +40,9 @@ def check_schedule(
         InputError: A number out of range, or both ways to say how long the warm-up is.
     """
     for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
-        if not (0 <= value < math.inf):
-            raise InputError("out of range", key=name, found=value, accepted="a number from 0 on")
+        # From 2**127 on, products of float32 overflow.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        check(is_number and 0 <= value < 2.0**127, name, value, "a number in [0, 2**127)")
     if warmup_steps is not None and warmup_fraction is not None:
         raise InputError(
             "given twice",
