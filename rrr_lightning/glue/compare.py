@@ -48,6 +48,7 @@ class Difference:
         freedom: Degrees of freedom of the variance over seeds.
         seeds: Number of pairs of runs; of an average, the least of its tasks.
         one_start: Whether all seeds of a task started from one run of MNLI.
+        collapsed: Whether a network predicts one class for every row; then there is no interval.
     """
 
     name: str
@@ -57,10 +58,17 @@ class Difference:
     freedom: float
     seeds: int
     one_start: bool = False
+    collapsed: bool = False
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The interval that holds the true difference in 95 of 100 cases."""
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that holds the true difference in 95 of 100 cases.
+
+        None where a network has collapsed: its predictions do not vary with rows, and its training
+        has failed, which happens to a fraction of the seeds that few seeds do not tell.
+        """
+        if self.collapsed:
+            return None
         variance = self.rows_variance + self.seeds_variance
         # Satterthwaite: the bootstrap counts as exact, the few seeds do not.
         known = self.seeds_variance > 0
@@ -71,12 +79,14 @@ class Difference:
     @property
     def over(self) -> str:
         """What chance the interval is over."""
+        if self.collapsed:
+            return "none: collapsed"
         over = "rows and seeds" if self.seeds > 1 else "rows alone"
         return f"{over}, after one run of MNLI" if self.one_start else over
 
     def as_json(self) -> dict[str, Any]:
         """Returns the difference as plain types."""
-        low, high = self.interval
+        low, high = self.interval or (None, None)
         return {
             "difference": self.value,
             "low": low,
@@ -107,12 +117,14 @@ def compare(
     what = "has no task and seed in common with --out"
     check(bool(first.tasks), "--compare", first.checkpoint, "results of the same runs", what)
     tasks = []
-    for result in first.tasks:
+    for result, other in zip(first.tasks, second.tasks, strict=True):
         seeds = list(result.scores)
         pairs = [_read_pair(result.task, seed, folders) for seed in seeds]
         _check_labels(result.task, seeds, [labels for *_, labels in pairs])
         one_start = result.settings["start"] == "mnli"
-        tasks.append(replace(_difference(result.task, pairs), one_start=one_start))
+        difference = _difference(result.task, pairs)
+        collapsed = bool(result.collapsed or other.collapsed)
+        tasks.append(replace(difference, one_start=one_start, collapsed=collapsed))
     return tasks, _averages(tasks)
 
 
@@ -193,6 +205,7 @@ def _average(name: str, parts: Sequence[Difference]) -> Difference:
         spread**2 / weight if known else 0.0,
         min(part.seeds for part in parts),
         any(part.one_start for part in parts),
+        any(part.collapsed for part in parts),
     )
 
 

@@ -34,7 +34,7 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.files import atomic_file, read_json
 from rrr_lightning.glue.plan import CELLS, NETWORK, PREDICTIONS, fingerprint
 from rrr_lightning.glue.protocol import TaskSettings
-from rrr_lightning.glue.results import REPORTED
+from rrr_lightning.glue.results import REPORTED, has_collapsed
 from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
@@ -90,6 +90,10 @@ def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             )
             for metric in REPORTED[data.task]
         },
+        "collapsed": has_collapsed(
+            (arrays[f"{split}.predictions"], arrays[f"{split}.labels"])
+            for split in data.glue_task.validation_splits
+        ),
         "rows": data.rows,
         "official_rows": data.official_rows,
         "settings": {name: getattr(settings, name) for name in CELLS},

@@ -34,6 +34,11 @@ SUBSET_NOTE = (
     "‡ A subset of the official data was trained or judged on: not a GLUE result, and not to be "
     "compared with published numbers."
 )
+COLLAPSED = " †"
+COLLAPSED_NOTE = (
+    "† No interval: where a network has collapsed its training has failed, and the spread of so "
+    "few seeds does not tell how often that happens."
+)
 START_NOTE = (
     "start from one run of MNLI: the chance in that run is in no spread, no error and no interval."
 )
@@ -134,6 +139,7 @@ def _notes(results: Results) -> list[str]:
             notes.append(f"{name}: its seeds had different numbers of rows; the last is shown.")
         if result.missing:
             notes.append(f"{name}: no result of {seeds_in_words(result.missing)}.")
+        notes += _collapsed_notes(result)
         if len(set(result.computed.values())) > 1:
             notes.append(f"{name} was computed in different ways: {computed_in_words(result)}.")
     if results.without:
@@ -142,6 +148,20 @@ def _notes(results: Results) -> list[str]:
     if any(len(result.values) > len(COUNTED[result.task]) for result in results.tasks):
         notes.append("Metrics in brackets are shown and not counted in the score of their task.")
     return notes + start_notes(results)
+
+
+def _collapsed_notes(result: TaskResult, whose: str = "") -> list[str]:
+    """The sentence on the networks of a task that have collapsed, if there are any."""
+    if not result.collapsed:
+        return []
+    one = "one class" if TASKS[result.task].labels else "one score"
+    networks, predict = "the network", f"has collapsed: it predicts {one}"
+    if len(result.collapsed) > 1:
+        networks, predict = "the networks", f"have collapsed: each predicts {one}"
+    return [
+        f"† {official_name(result.task)}: {networks} of {whose}"
+        f"{seeds_in_words(result.collapsed)} {predict} for every row of the validation splits."
+    ]
 
 
 def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
@@ -161,7 +181,8 @@ def _task_rows(result: TaskResult) -> list[tuple[str, ...]]:
 
 
 def _marked(result: TaskResult) -> str:
-    return official_name(result.task) + (SUBSET if result.is_subset else "")
+    mark = SUBSET if result.is_subset else ""
+    return official_name(result.task) + mark + (COLLAPSED if result.collapsed else "")
 
 
 def _start(result: TaskResult) -> str:
@@ -174,10 +195,12 @@ def _start(result: TaskResult) -> str:
 
 def _average_rows(results: Results) -> list[tuple[str, str, str]]:
     subsets = {result.task for result in results.tasks if result.is_subset}
+    collapsed = {result.task for result in results.tasks if result.collapsed}
     rows = []
     for average in results.averages:
         given = average.value is not None
         mark = SUBSET if given and not subsets.isdisjoint(average.tasks) else ""
+        mark += COLLAPSED if given and not collapsed.isdisjoint(average.tasks) else ""
         what = average.what
         if average.missing and not given:
             what += f"; missing: {', '.join(map(official_name, average.missing))}"
@@ -340,9 +363,11 @@ def comparison_markdown(
     for before, after, each in zip(first.tasks, second.tasks, tasks, strict=True):
         means = [sum(scores.values()) / len(scores) for scores in (before.scores, after.scores)]
         name = official_name(each.name) + (SUBSET if each.name in subsets else "")
+        name += COLLAPSED if each.collapsed else ""
         rows.append((name, *map(percent, means), *_cells(each)))
     for each in averages:
         mark = "" if subsets.isdisjoint(AVERAGED[each.name]) else SUBSET
+        mark += COLLAPSED if each.collapsed else ""
         rows.append((f"**{each.name}**{mark}", "", "", *_cells(each)))
     header = ("task", "first", "second", "difference", "95 % interval", "seeds", "interval over")
     notes = [
@@ -352,16 +377,26 @@ def comparison_markdown(
         "Intervals over rows alone do not know how much another seed would change, and are too "
         "narrow.",
         *_computing_notes(first, second),
+        *(
+            note
+            for results, whose in ((first, "first, "), (second, "second, "))
+            for result in results.tasks
+            for note in _collapsed_notes(result, whose)
+        ),
         *start_notes(second),
     ]
+    if any(each.collapsed for each in tasks):
+        notes.append(COLLAPSED_NOTE)
     if subsets:
         notes.append(SUBSET_NOTE)
     return "\n\n".join(notes) + "\n"
 
 
 def _cells(each: Difference) -> tuple[str, ...]:
-    low, high = (f"{100 * value:+.2f}" for value in each.interval)
-    return f"{100 * each.value:+.2f}", f"{low} to {high}", str(each.seeds), each.over
+    interval = "–"
+    if each.interval is not None:
+        interval = " to ".join(f"{100 * value:+.2f}" for value in each.interval)
+    return f"{100 * each.value:+.2f}", interval, str(each.seeds), each.over
 
 
 def _subsets(first: Results, second: Results) -> set[str]:
@@ -400,5 +435,7 @@ def _only(results: Results, runs: AbstractSet[tuple[str, int]]) -> Results:
         }
         computed = {seed: how for seed, how in result.computed.items() if seed in seeds}
         if seeds:
-            tasks.append(replace(result, values=values, computed=computed, missing=[]))
+            collapsed = [seed for seed in result.collapsed if seed in seeds]
+            kept = replace(result, values=values, computed=computed, collapsed=collapsed)
+            tasks.append(replace(kept, missing=[]))
     return Results(results.checkpoint, results.protocol, tuple(tasks))

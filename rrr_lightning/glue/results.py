@@ -22,6 +22,7 @@ from rrr_lightning.jobs.process import write_json
 
 JSON, TABLE = "glue.json", "glue.csv"
 Array = NDArray[np.float64]
+LEAST_RANGE = 1e-3  # of scores; classes differ by 1
 
 
 class RunResult(TypedDict):
@@ -140,6 +141,16 @@ def read_result(path: Path, task: str) -> dict[str, Any]:
     return result
 
 
+def has_collapsed(splits: Iterable[tuple[Array, Array]]) -> bool:
+    """Returns whether all predictions of a run are one class or score, although the labels vary.
+
+    Args:
+        splits: Predictions and labels of every validation split.
+    """
+    predictions, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
+    return bool(np.ptp(predictions) < LEAST_RANGE <= np.ptp(labels))
+
+
 def task_scores(task: str, values: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     """Returns the score of each seed: the mean of the metrics that count."""
     counted = [values[name] for name in COUNTED[task]]
@@ -229,6 +240,7 @@ class TaskResult:
         settings: How it was fine-tuned.
         missing: Seeds without a result.
         computed: Device and precision by seed.
+        collapsed: Seeds whose network predicts one class, or one score, for every row.
         uneven: Whether seeds were trained or judged on different numbers of rows.
         start: The run of MNLI that the task starts from, None where it starts from the checkpoint.
     """
@@ -240,6 +252,7 @@ class TaskResult:
     settings: dict[str, Any] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     computed: dict[int, tuple[str, str]] = field(default_factory=dict)
+    collapsed: list[int] = field(default_factory=list)
     uneven: bool = False
     start: TaskResult | None = None
 
@@ -252,6 +265,8 @@ class TaskResult:
             self.values.setdefault(metric.name, {})[seed] = found["metrics"][metric.name]
         self.uneven |= bool(self.rows) and self.rows != found["rows"]
         self.rows, self.official_rows = found["rows"], found["official_rows"]
+        if found.get("collapsed") is True:
+            self.collapsed.append(seed)
         self.computed[seed] = (found["device"], found["precision"])
         self.settings = settings
 
@@ -383,6 +398,7 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
         "rows_of_start": None if result.start is None else result.start.rows,
         "subset": result.is_subset,
         "missing_seeds": result.missing,
+        "collapsed_seeds": result.collapsed,
         "computed": {
             str(seed): {"device": device, "precision": precision}
             for seed, (device, precision) in result.computed.items()

@@ -11,7 +11,7 @@ import numpy as np
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC_SPLIT, TASKS
 from rrr_lightning.glue.plan import PREDICTIONS, Plan, make_plan, read_plan
 from rrr_lightning.glue.protocol import Protocol, find_protocol
-from rrr_lightning.glue.results import GLUE, REPORTED
+from rrr_lightning.glue.results import GLUE, REPORTED, has_collapsed
 from rrr_lightning.jobs.process import MARKER, write_json
 
 ROWS = 200
@@ -49,10 +49,14 @@ def finish(
     quality: float,
     subset: bool = False,
     computed: tuple[str, str] = ("cpu", "32-true"),
+    constant: float | None = None,
 ) -> None:
-    """Leaves in a job's folder what its job would."""
+    """Leaves in a job's folder what its job would; with predictions that are all `constant`."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = predictions(task, seed, quality)
+    if constant is not None:
+        for name in [name for name in arrays if name.endswith(".predictions")]:
+            arrays[name] = np.full_like(arrays[name], constant)
     if task == "mnli":
         arrays[f"{DIAGNOSTIC_SPLIT}.predictions"] = diagnostic()
     np.savez_compressed(folder / PREDICTIONS, **arrays)
@@ -64,6 +68,10 @@ def finish(
     official = {split: TASKS[task].rows[split] for split in splits}
     rows = {**official, "train": 1000} if subset else official
     result = {"metrics": metrics, "rows": rows, "official_rows": official, "steps": 1, "seconds": 1}
+    result["collapsed"] = has_collapsed(
+        (arrays[f"{split}.predictions"], arrays[f"{split}.labels"])
+        for split in TASKS[task].validation_splits
+    )
     device, precision = computed
     result |= {"device": device, "precision": precision}
     write_json(folder / MARKER, {"result": result})
@@ -74,6 +82,12 @@ def finish_again(folder: Path, task: str, seed: int, computed: tuple[str, str]) 
     home = run_folder(folder, f"{task}-{seed}")
     shutil.rmtree(home)
     finish(home, task, seed, 0.8, computed=computed)
+
+
+def collapse(folder: Path, task: str, *seeds: int, constant: float = 0) -> None:
+    """Has runs of an evaluation predict the same for every row."""
+    for seed in seeds:
+        finish(run_folder(folder, f"{task}-{seed}"), task, seed, 0.8, constant=constant)
 
 
 def run_folder(folder: Path, name: str) -> Path:

@@ -69,6 +69,9 @@ def test_the_metrics_are_those_of_the_trained_network(
         labels = batches.split(split).labels
         assert labels is not None
         assert np.array_equal(arrays[f"{split}.labels"], labels.numpy())
+    names = [f"{split}.predictions" for split in TASKS[task].validation_splits]
+    spread = np.ptp(np.concatenate([arrays[name] for name in names]))
+    assert result["collapsed"] is bool(spread < 1e-3)
 
 
 def test_the_network_is_told_the_second_text_of_a_pair(body: str, data: str) -> None:

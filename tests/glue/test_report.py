@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rrr_lightning.glue.protocol import find_protocol
@@ -15,8 +17,8 @@ from rrr_lightning.glue.report import (
     table,
     write_report,
 )
-from rrr_lightning.glue.results import GLUE
-from tests.glue.made import evaluation, finish, finish_again, run_folder
+from rrr_lightning.glue.results import GLUE, has_collapsed
+from tests.glue.made import collapse, evaluation, finish, finish_again, run_folder
 
 
 def test_every_metric_and_seed_is_there(tmp_path: Path) -> None:
@@ -116,6 +118,44 @@ def test_device_and_precision_are_those_of_the_runs(tmp_path: Path) -> None:
     cola, rte = settings_rows(text)
     assert (cola["device"], cola["precision"]) == ("cpu", "32-true")
     assert (rte["device"], rte["precision"]) == ("cpu, cuda", "32-true, bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("task", "seeds", "words"),
+    [
+        ("rte", (2,), "RTE: the network of seed 2 has collapsed: it predicts one class"),
+        ("rte", (1, 2, 3), "RTE: the networks of seeds 1, 2, 3 have collapsed: each predicts one"),
+        ("mnli", (3,), "MNLI: the network of seed 3 has collapsed: it predicts one class"),
+        ("stsb", (1,), "STS-B: the network of seed 1 has collapsed: it predicts one score"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The variance of predictions or target is close to zero")
+def test_networks_that_have_collapsed_are_named(
+    task: str, seeds: tuple[int, ...], words: str, tmp_path: Path
+) -> None:
+    record = evaluation(tmp_path, ("stsb", "mnli", "rte"))
+    assert "collapsed" not in write_report(record.results(tmp_path), tmp_path)
+    content = json.loads((tmp_path / "glue.json").read_text())["tasks"]
+    assert [each["collapsed_seeds"] for each in content.values()] == [[], [], []]
+    collapse(tmp_path, task, *seeds, constant=1)
+    text = write_report(record.results(tmp_path), tmp_path)
+    assert f"\n\n† {words}" in text
+    marked = {
+        line.split("|")[1].strip() for line in text.splitlines() if "†" in line and "|" in line
+    }
+    assert marked == {f"{official_name(task)} †", "tasks here †"}
+    content = json.loads((tmp_path / "glue.json").read_text())["tasks"]
+    assert {name: each["collapsed_seeds"] for name, each in content.items() if name != task} == {
+        name: [] for name in ("stsb", "mnli", "rte") if name != task
+    }
+    assert content[task]["collapsed_seeds"] == [*seeds]
+
+
+def test_one_prediction_for_labels_of_one_kind_is_no_collapse() -> None:
+    ones, both = np.ones(4), np.array([0.0, 1, 1, 0])
+    assert not has_collapsed([(ones, ones)])
+    assert has_collapsed([(ones, both)])
+    assert not has_collapsed([(ones, both), (0 * ones, both)])  # another class on the other split
 
 
 def test_wnli_alone_is_in_no_average(tmp_path: Path) -> None:

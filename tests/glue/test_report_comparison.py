@@ -14,7 +14,7 @@ from rrr_lightning.glue.compare import folders_of
 from rrr_lightning.glue.plan import Plan
 from rrr_lightning.glue.report import official_name, write_comparison
 from rrr_lightning.glue.results import GLUE, Results
-from tests.glue.made import evaluation, finish_again
+from tests.glue.made import collapse, evaluation, finish_again
 
 
 def test_differences_with_intervals_in_three_files(tmp_path: Path) -> None:
@@ -53,6 +53,40 @@ def compared(first: Plan, second: Plan, folders: tuple[Path, Path]) -> str:
     results = [each.results(folder) for each, folder in zip((first, second), folders, strict=True)]
     runs = (folders_of(first, folders[0]), folders_of(second, folders[1]))
     return write_comparison(results[0], results[1], runs, folders[1])
+
+
+@pytest.mark.parametrize(
+    ("side", "task", "seeds", "whose"),
+    [
+        (0, "rte", (2,), "the network of first, seed 2 has collapsed"),
+        (1, "rte", (1, 2, 3), "the networks of second, seeds 1, 2, 3 have collapsed"),
+        (1, "stsb", (3,), "the network of second, seed 3 has collapsed: it predicts one score"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The variance of predictions or target is close to zero")
+def test_tasks_with_a_collapsed_network_have_no_interval(
+    side: int, task: str, seeds: tuple[int, ...], whose: str, tmp_path: Path
+) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    plans = [evaluation(folder, ("rte", "cola", "stsb"), 0.8) for folder in folders]
+    collapse(folders[side], task, *seeds)
+    text = compared(plans[0], plans[1], folders)
+    content = json.loads((folders[1] / "comparison.json").read_text())
+    for name, each in content["tasks"].items():
+        assert (each["low"] is None) == (each["high"] is None) == (name == task), name
+    assert content["averages"]["tasks here"]["low"] is None
+    assert whose in text
+    assert "† No interval: where a network has collapsed" in text
+    row = next(line for line in text.splitlines() if f"| {official_name(task)} †" in line)
+    assert [cell.strip() for cell in row.split("|")[5:8]] == ["–", "3", "none: collapsed"]
+
+
+def test_a_seed_that_is_not_compared_takes_no_interval(tmp_path: Path) -> None:
+    folders = (tmp_path / "first", tmp_path / "second")
+    first = evaluation(folders[0], ("rte",), 0.7, (1, 2, 3))
+    second = evaluation(folders[1], ("rte",), 0.8, (1, 2))
+    collapse(folders[0], "rte", 3)
+    assert "†" not in compared(first, second, folders)
 
 
 def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
