@@ -39,3 +39,12 @@ def test_its_callback_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, *given = fitted[0]
     assert given == ["model", "loader"]
     assert type(trainer.callbacks[0]).__name__ == "DistillationCallback"
+
+
+def test_contributing_names_files_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|md))`", page))
+    assert len(named) > 12
+    homes = (root, root / "rrr_lightning")
+    assert not [name for name in named if not any((home / name).exists() for home in homes)]
