@@ -24,12 +24,17 @@ class Damaged(Exception):
     """A file that contradicts itself; the text is for the message."""
 
 
-def add_checksum(path: Path) -> None:
-    """Writes the SHA-256 of a safetensors file's tensors into its metadata, for later readers."""
+def add_checksum(path: Path, name: str = "") -> None:
+    """Writes the SHA-256 of a safetensors file's tensors into its metadata, for later readers.
+
+    Args:
+        path: The file.
+        name: What the file is to be read as; the checksum is of this too.
+    """
     with open(path, "rb") as file:
         _, header = _header(file, path)
         metadata, start = dict(header.pop("__metadata__", None) or {}), file.tell()
-        metadata[_DIGEST] = _digest(file, header)
+        metadata[_DIGEST] = _digest(file, header, name)
         text = json.dumps({"__metadata__": metadata, **header}).encode()
         text += b" " * (-len(text) % 8)
         file.seek(start)
@@ -38,8 +43,12 @@ def add_checksum(path: Path) -> None:
             shutil.copyfileobj(file, target, 1 << 20)
 
 
-def check_checksum(path: Path) -> None:
+def check_checksum(path: Path, name: str = "") -> None:
     """Refuses a safetensors file that is not as it was written, as far as it has a checksum.
+
+    Args:
+        path: The file.
+        name: What `add_checksum` was called with; with one, there must be a checksum.
 
     Raises:
         Damaged: It has another one than it says, or no header.
@@ -50,8 +59,8 @@ def check_checksum(path: Path) -> None:
             stated = dict(header.pop("__metadata__", None) or {}).get(_DIGEST)
         except (ValueError, TypeError, struct.error, RecursionError) as error:
             raise Damaged("it has no header of safetensors") from error
-        if stated is not None and stated != _digest(file, header):
-            raise Damaged("its checksum is wrong")
+        if (stated is not None or name) and stated != _digest(file, header, name):
+            raise Damaged("its checksum is wrong" + " for a file of this name" * bool(name))
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Any]]:
@@ -62,8 +71,8 @@ def _header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Any]]:
     return length, dict(json.loads(file.read(length)))
 
 
-def _digest(file: BinaryIO, header: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _digest(file: BinaryIO, header: Mapping[str, Any], name: str) -> str:
+    digest = hashlib.sha256(name.encode() + json.dumps(header, sort_keys=True).encode())
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()

@@ -31,9 +31,10 @@ from rrr_lightning.files import PART, atomic_file, atomic_path, content_of, read
 
 MANIFEST = "targets.json"
 SHARDS = "shards"
-VERSION = 1
+VERSION = 2
 KEY = "distillation.targets"
 COUNTS = "rows_of_samples"
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TargetPlan:
         """Returns a SHA-256 of everything but the number of steps, which may grow."""
         content = self.as_json()
         del content["steps"], content["shards"]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(content)
 
     def as_json(self) -> dict[str, Any]:
         """Returns the content of the manifest."""
@@ -131,6 +132,8 @@ def read_plan(folder: Path) -> TargetPlan | None:
     with content_of(path, KEY):
         version = content["version"]
         if version == VERSION:
+            stated = content.pop(DIGEST)
+            check(stated == _digest(content), KEY, None, "as written", f"{path} was changed")
             return TargetPlan.from_json(content)
     raise InputError(
         f"{path} is of another version", key=KEY, found=version, accepted=f"version {VERSION}"
@@ -140,8 +143,14 @@ def read_plan(folder: Path) -> TargetPlan | None:
 def write_plan(folder: Path, plan: TargetPlan) -> None:
     """Writes the plan so that the folder holds either the former one or the whole new one."""
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+    content = plan.as_json()
+    content[DIGEST] = _digest(content)
     with atomic_file(folder / MANIFEST) as file:
-        file.write(f"{json.dumps(plan.as_json(), indent=1)}\n".encode())
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def shard_path(folder: Path, first: int) -> Path:
@@ -164,7 +173,7 @@ def write_shard(
         arrays[COUNTS] = np.concatenate(list(counts)).astype(np.uint16)
     with atomic_path(path) as part:
         save_file(arrays, part)
-        add_checksum(part)
+        add_checksum(part, path.stem)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -236,9 +245,9 @@ class TargetStore:
         arrays = {name: self._shard.get_slice(name)[first:stop] for name in encoding.widths}
         numbers = (arrays[name] for name in ("classes", "top") if name in arrays)
         if any(each.max(initial=0) >= encoding.columns for each in numbers) or any(
-            np.isnan(each).any() for each in arrays.values()
+            np.isnan(each).any() or np.isposinf(each).any() for each in arrays.values()
         ):
-            self._refuse(number, "it holds NaN, or classes that there are not")
+            self._refuse(number, "it holds NaN or infinity, or classes that there are not")
         return SparseTargets.of(arrays)
 
     def close(self) -> None:
@@ -251,7 +260,7 @@ class TargetStore:
         rows = samples = (stop - first) * self.plan.global_batch_size
         self.close()
         try:
-            check_checksum(path)
+            check_checksum(path, path.stem)
             self._shard = safe_open(path, framework="np")
             if self.plan.has_counts:
                 counts = self._shard.get_tensor(COUNTS)

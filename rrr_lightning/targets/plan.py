@@ -15,8 +15,14 @@ from rrr_lightning.callbacks._teachers import used_precision
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.sparse import Encoding, Kind
 from rrr_lightning.distillation.sparse_losses import loss_against
-from rrr_lightning.distillation.targets import TargetPlan, missing_shards, read_plan
-from rrr_lightning.errors import InputError
+from rrr_lightning.distillation.targets import (
+    MANIFEST,
+    SHARDS,
+    TargetPlan,
+    missing_shards,
+    read_plan,
+)
+from rrr_lightning.errors import InputError, check
 from rrr_lightning.targets.batches import ComingBatches, has_masked_tokens
 
 CLASSES_OF_IMAGES = 10
@@ -102,6 +108,23 @@ def agree(plan: TargetPlan, coming: ComingBatches, folder: Path) -> TargetPlan:
                 accepted=f"{stored} as there, or another folder",
             )
     return there
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that holds something else than targets.
+
+    Raises:
+        InputError: It has files and no manifest, or is none.
+    """
+    check(folder.is_dir() or not folder.exists(), "--out", str(folder), "a folder", "is a file")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    check(
+        MANIFEST in names or all(name == SHARDS or name.startswith(".") for name in names),
+        "--out",
+        str(folder),
+        "a new folder, or one that `rrr targets` wrote",
+        "holds other files",
+    )
 
 
 def extend(plan: TargetPlan, steps: range, rows: float) -> TargetPlan:

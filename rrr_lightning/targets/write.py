@@ -35,6 +35,7 @@ from rrr_lightning.targets.cost import WritingLedger
 from rrr_lightning.targets.plan import (
     Choice,
     agree,
+    check_folder,
     check_space,
     extend,
     make_plan,
@@ -69,6 +70,7 @@ def write_targets(
     ledger = WritingLedger(choice.folder)
     steps = distilled_steps(distillation.schedule, trainer.max_steps)
     _check_request(distillation, steps)
+    check_folder(choice.folder)
     check_hooks(module, data)
     coming = ComingBatches(trainer, module, data)
     distillation.load(module)

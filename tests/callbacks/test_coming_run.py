@@ -22,6 +22,7 @@ from rrr_lightning.callbacks._coming_run import (
 )
 from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.data.images import ImageDataModule
+from rrr_lightning.distillation.targets import read_plan, write_plan
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.hooks import ON_BATCHES
 from tests.data.test_image_sources import make_folder
@@ -173,9 +174,10 @@ def test_views_that_hooks_of_others_change_are_refused(
 
 def test_what_an_earlier_version_noted_is_refused(folder: Path, tmp_path: Path) -> None:
     old = shutil.copytree(folder, tmp_path / "old")
-    content = json.loads((old / "targets.json").read_text())
-    del content["run"]["format"]
-    (old / "targets.json").write_text(json.dumps(content))
+    plan = read_plan(old)
+    assert plan is not None
+    del plan.run["format"]
+    write_plan(old, plan)
     line = r"^distillation\.targets: the targets were written by another version, which notes"
     with pytest.raises(InputError, match=line):
         train(tmp_path, with_targets(old))

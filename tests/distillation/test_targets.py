@@ -150,3 +150,39 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, content: str, line: str) -> N
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(InputError, match=line):
         TargetStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("global_batch_size", 3),
+        ("steps", [3, 17, 2]),
+        ("encoding", {"kind": "top_k", "columns": 20, "kept": 4, "temperature": 4.0}),
+        ("sha256", "0" * 64),
+    ],
+)
+def test_a_changed_manifest_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, make_plan()) / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(InputError, match=r"^distillation\.targets: \S+targets\.json was changed"):
+        TargetStore(tmp_path)
+
+
+def test_a_shard_copied_over_another_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, make_plan())
+    shard_path(tmp_path, 3).write_bytes(shard_path(tmp_path, 0).read_bytes())
+    store = TargetStore(tmp_path)
+    store.read(2, range(SAMPLES))
+    with pytest.raises(InputError, match=r"00000003\.safetensors cannot be read .*of this name"):
+        store.read(8, range(SAMPLES))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_shards_of_nan_and_infinity_are_refused(number: float, tmp_path: Path) -> None:
+    plan = make_plan()
+    write(tmp_path, plan)
+    steps = [rows_of(plan, step) for step in range(3)]
+    steps[0]["log_p"][1, 2] = number
+    write_shard(shard_path(tmp_path, 0), steps, None)
+    with pytest.raises(InputError, match="it holds NaN or infinity"):
+        TargetStore(tmp_path).read(2, range(SAMPLES))

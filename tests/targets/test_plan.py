@@ -10,8 +10,9 @@ import pytest
 from rrr_lightning.callbacks import _teachers
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.errors import InputError
 from rrr_lightning.targets.plan import Choice, size_text
-from tests.targets.runs import sure, write
+from tests.targets.runs import classifier, sure, write
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,13 @@ def test_the_precision_is_that_which_a_teacher_ended_up_with(
     write(tmp_path, teachers, classes=3)
     plan = TargetStore(tmp_path).plan
     assert [teacher["precision"] for teacher in plan.teachers] == [used, "float32 under 32-true"]
+
+
+@pytest.mark.parametrize("name", ["weights.ckpt", "notes/a.txt", "ledger.json"])
+def test_folders_with_other_files_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "there" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"^--out: holds other files"):
+        write(tmp_path / "there", [classifier(7)])
+    assert [each for each in (tmp_path / "there").rglob("*") if each.is_file()] == [path]
