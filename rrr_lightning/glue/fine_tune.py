@@ -39,15 +39,12 @@ from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
 from rrr_lightning.models.text_classifier import TextClassifier
+from rrr_lightning.models.training_loss import Diverged
 
 SAVE_EVERY_STEPS = 1000
 EVAL_BATCH_SIZE = 64
 LINES = 20
 FAILED, TERMINATED = 1, 128 + signal.SIGTERM
-
-
-class Diverged(InputError):
-    """The training has diverged, which it would do again."""
 
 
 def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: Checkpoint or data are not those that the settings are for, or cannot be read.
-        Diverged: A prediction is not finite.
+        Diverged: A loss or a prediction is not finite.
     """
     start = time.monotonic()
     data = make_data(config)
@@ -71,7 +68,10 @@ def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     checkpoint = last_checkpoint(folder)
     first_step = check_checkpoint(checkpoint, model)["global_step"] if checkpoint.exists() else 0
     trainer = _trainer(config, folder, steps, first_step)
-    trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
+    try:
+        trainer.fit(model, data, ckpt_path=checkpoint if first_step else None)
+    except Diverged as error:
+        raise _diverged(model, data, "a loss or a weight is not finite") from error
     arrays = _validation(trainer, model, data)
     if config["predict_test"]:
         loaders = _loaders(data.predict_dataloader())
@@ -256,16 +256,20 @@ def _predict(
     logits_BK = data.in_row_order(split, [batch.float().cpu() for batch in batches])
     broken = int((~logits_BK.isfinite()).any(dim=1).sum())
     if broken:
-        raise Diverged(
-            f"the training has diverged: {broken} of {len(logits_BK)} predictions on {split} are "
-            "not finite",
-            key=f"--settings {data.task}.learning_rate",
-            found=model.learning_rate,
-            accepted="a smaller rate",
-        )
+        what = f"{broken} of {len(logits_BK)} predictions on {split} are not finite"
+        raise _diverged(model, data, what)
     found = logits_BK[:, 0] if data.num_classes == 1 else logits_BK.argmax(dim=1)
     array: np.ndarray[Any, Any] = found.numpy()
     return array
+
+
+def _diverged(model: TextClassifier, data: GlueDataModule, what: str) -> Diverged:
+    return Diverged(
+        f"the training has diverged: {what}",
+        key=f"--settings {data.task}.learning_rate",
+        found=model.learning_rate,
+        accepted="a smaller rate",
+    )
 
 
 def _loaders(loaders: Any) -> list[Any]:

@@ -25,6 +25,10 @@ MOST_LOSSES = 1024  # that are kept until a step that waits for the device anywa
 REMEDY = "a smaller learning rate, gradient clipping (trainer.gradient_clip_val), or other data"
 
 
+class Diverged(InputError):
+    """The training has diverged, which it would do again with the same settings."""
+
+
 def is_logging_step(trainer: Trainer) -> bool:
     """Returns whether the trainer will hand the metrics of this step to its loggers."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -45,7 +49,7 @@ def check_loss(losses: Iterable[tuple[int, Tensor]]) -> float | None:
     values = torch.stack([loss.float().sum() for _, loss in found]).tolist() if found else []
     for (step, _), value in zip(found, values, strict=True):
         if not math.isfinite(value):
-            raise InputError(
+            raise Diverged(
                 f"the task's loss is not finite at step {step}, so the run has diverged",
                 key="loss",
                 found=value,
@@ -69,7 +73,7 @@ def check_weights(trainer: Trainer, module: LightningModule) -> None:
     fine = torch.stack([each.to(device).float() for each in largest]).isfinite().tolist()
     for (name, _), is_fine in zip(named, fine, strict=True):
         if not is_fine:
-            raise InputError(
+            raise Diverged(
                 f"the weights {name!r} are not finite after {trainer.global_step} steps, so the "
                 "run has diverged",
                 key="model",
@@ -87,7 +91,8 @@ class TrainingLoss(LightningModule):
     def log_training_loss(self, loss: Tensor, rows: int) -> None:
         """Logs the mean loss over some rows as `train/loss`."""
         loss = loss.detach()
-        self._recent_losses.append((self.trainer.global_step, loss))
+        if self._trainer is not None:
+            self._recent_losses.append((self.trainer.global_step, loss))
         self.log("train/loss", loss, batch_size=rows)
 
     def check_loss(self) -> float | None:

@@ -163,8 +163,8 @@ def test_a_network_that_has_diverged_gets_no_score(
     with pytest.raises(InputError) as refused:
         fine_tune(settings, tmp_path)
     assert str(refused.value) == (
-        f"--settings {task}.learning_rate: the training has diverged: {JUDGED} of {JUDGED} "
-        "predictions on validation are not finite; found 1e+20; accepted: a smaller rate"
+        f"--settings {task}.learning_rate: the training has diverged: a loss or a weight is not "
+        "finite; found 1e+20; accepted: a smaller rate"
     )
     assert not any((tmp_path / name).exists() for name in ("result.json", PREDICTIONS, NETWORK))
 

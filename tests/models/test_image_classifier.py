@@ -40,11 +40,18 @@ def test_initial_weights_are_a_function_of_the_seed(network: Any) -> None:
     first = classifier(network)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    with torch.device("meta"):
-        again = classifier(network)
+    again = classifier(network)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(classifier(network, seed=1)))
+
+
+def test_nothing_is_drawn_where_sizes_are_tried() -> None:
+    state = torch.get_rng_state()
+    with torch.device("meta"):
+        tried = classifier("cifar_resnet8")
+    assert all(parameter.is_meta for parameter in tried.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_global_seed_is_the_default_seed(monkeypatch: pytest.MonkeyPatch) -> None:
