@@ -70,6 +70,12 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
     module = load_checkpoint(source, "--checkpoint").network
     content = read_checkpoint(source, "--checkpoint")
     ledger = stored_ledger(content)
+    with content_of(source, "--checkpoint"):
+        described = {**content[CHECKPOINT_KEY], "ledger": ledger}
+        student = _as_json({name: described[name] for name in DESCRIBED if name in described})
+        texts = {"README.md": model_card(target.name, content)}
+        if ledger is not None:
+            texts[LEDGER_FILE] = _as_json(ledger)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -86,13 +92,10 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
                 network.config.label2id = {name: i for i, name in enumerate(module.class_names)}
             _write_hugging_face(network, size, known, part)
         else:
-            described = {**content[CHECKPOINT_KEY], "ledger": ledger}
-            _write_student(module, described, part)  # type: ignore[arg-type]
-        if ledger is not None:
-            (part / LEDGER_FILE).write_text(json.dumps(ledger, indent=1) + "\n")
-        with content_of(source, "--checkpoint"):
-            card = model_card(target.name, content)
-        (part / "README.md").write_text(card)
+            _write_weights(module, part)  # type: ignore[arg-type]
+            texts[STUDENT_FILE] = student
+        for name, text in texts.items():
+            (part / name).write_text(text)
         for weights in part.glob("*.safetensors"):
             add_checksum(weights)
         mode = (part / "README.md").stat().st_mode  # safetensors writes files for the owner alone
@@ -124,14 +127,16 @@ def _write_hugging_face(network: Any, size: int, known: Vocabulary | None, folde
         tokenizer.save_pretrained(folder)
 
 
-def _write_student(module: StudentModule, described: Mapping[str, Any], folder: Path) -> None:
+def _write_weights(module: StudentModule, folder: Path) -> None:
     tensors = {
         name: tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS_FILE)
-    kept = {name: described[name] for name in DESCRIBED if name in described}
-    (folder / STUDENT_FILE).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _as_json(values: Any) -> str:
+    return json.dumps(values, indent=1) + "\n"
 
 
 def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:

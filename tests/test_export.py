@@ -183,6 +183,23 @@ def test_a_folder_in_use_is_left_alone(
             export_checkpoint(path, target)
 
 
+@pytest.mark.parametrize("value", [torch.zeros(2), {"a": torch.zeros(1)}, {1, 2}, 10**400])
+def test_a_checkpoint_that_describes_itself_oddly_is_refused_in_one_line(
+    value: object, image_checkpoint: tuple[ImageClassifier, Path], tmp_path: Path
+) -> None:
+    content = torch.load(image_checkpoint[1], weights_only=True)
+    content["rrr_lightning"]["data"] = {"class": "X", "arguments": {"source": value}}
+    odd = tmp_path / "odd.ckpt"
+    torch.save(content, odd)
+    if isinstance(value, int):  # a large number is a plain value
+        export_checkpoint(odd, tmp_path / "small")
+        return
+    with pytest.raises(InputError) as refused:
+        export_checkpoint(odd, tmp_path / "small")
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.glob("*small*")] == []
+
+
 def test_a_failure_leaves_nothing_behind(
     image_checkpoint: tuple[ImageClassifier, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +212,7 @@ def test_a_failure_leaves_nothing_behind(
         raise RuntimeError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rrr_lightning.export.model_card", fail)
+        patch.setattr("rrr_lightning.export.add_checksum", fail)
         with pytest.raises(RuntimeError, match="disk full"):
             export_checkpoint(path, tmp_path / "small")
     assert not leftover.exists()

@@ -14,6 +14,7 @@ from rrr_lightning.files import (
     atomic_file,
     atomic_path,
     check_regular_files,
+    content_of,
     read_json,
     read_yaml,
     sha256_of,
@@ -136,3 +137,36 @@ def test_anchors_and_merges_of_an_ordinary_size_are_read(tmp_path: Path) -> None
     (tmp_path / "a.yaml").write_text("a: &a {b: 1, c: [2]}\nd: *a\ne: {<<: *a, b: 3}\n")
     a = {"b": 1, "c": [2]}
     assert read_yaml(tmp_path / "a.yaml") == {"a": a, "d": a, "e": {"b": 3, "c": [2]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "take"),
+    [
+        ({}, lambda found: found["version"]),
+        ([], lambda found: found["version"]),
+        ({"a": 1}, lambda found: found["a"]["b"]),
+        ({"a": "x"}, lambda found: found["a"] + 1),
+        ({"a": 10**400}, lambda found: float(found["a"])),
+        (None, lambda found: found.get("a")),
+        ({"a": 0}, lambda found: 1 / found["a"]),
+    ],
+)
+def test_content_of_another_form_is_refused_in_one_line(
+    tmp_path: Path, content: object, take: object
+) -> None:
+    with (
+        pytest.raises(InputError, match=r"^data: a.json is damaged: .* (missing|expected)$"),
+        content_of("a.json", "data"),
+    ):
+        take(content)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\ud800"}', r'["\udfff x"]', r'{"\ud83d": 1}'])
+def test_half_a_character_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    for read in (read_json, read_yaml):
+        with pytest.raises(InputError, match="odd characters"):
+            read(path)
+    path.write_text(r'["\ud83d\ude00", "\u00e9"]')
+    assert read_json(path) == ["😀", "é"]

@@ -8,7 +8,6 @@ Suffixes: B batch, T tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rrr_lightning.data.masking import Tokens
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
+from rrr_lightning.files import content_of, read_json
 
 SUMMARY = "prepared.json"
+KEY = "data.cache_dir"
 
 
 def write_part(
@@ -69,9 +70,13 @@ class MappedSamples:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-        self._parts = [_open(folder, part) for part in self.summary["parts"]]
-        self._starts = np.cumsum([0, *(part["samples"] for part in self.summary["parts"])])
+        self.summary: dict[str, Any] = read_json(folder / SUMMARY, KEY)
+        with content_of(folder / SUMMARY, KEY):
+            self._parts = [_open(folder, part) for part in self.summary["parts"]]
+            lengths = [len(offsets) - 1 for _, offsets in self._parts]
+            stated = [part["samples"] for part in self.summary["parts"]]
+            check(stated == lengths, KEY, stated, str(lengths), "states other numbers of samples")
+        self._starts = np.cumsum([0, *lengths])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -107,12 +112,13 @@ class MappedSamples:
 def _open(folder: Path, part: dict[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     import pyarrow
 
+    check(Path(part["file"]).name == part["file"], KEY, part["file"], "a name", "leaves its folder")
     path = folder / part["file"]
     size = path.stat().st_size if path.exists() else None
     if size != part["bytes"]:
         raise InputError(
             "is not as it was written" if path.exists() else "is missing",
-            key="data.cache_dir",
+            key=KEY,
             found=str(path),
             accepted=f"remove {folder}, and it is prepared again",
         )

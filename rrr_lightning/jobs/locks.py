@@ -73,10 +73,10 @@ def holder(path: Path) -> dict[str, str | int] | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                note: dict[str, str | int] = json.loads(file.read())
-                return note
+                note = json.loads(file.read(1 << 20))
+                return note if isinstance(note, dict) else {}
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError:  # held, and its note is being written
+    except (ValueError, RecursionError):  # held, and its note is being written, or is none
         return {}
     return None

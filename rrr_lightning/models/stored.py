@@ -119,7 +119,8 @@ def _rebuild(path: Path, content: dict[str, Any], sha256: str, key: str) -> Pret
     for name in ("num_classes", "vocabulary_size", "pad_vocabulary_to"):
         size = arguments.get(name)
         within = size is None or (type(size) is int and size <= max(sizes))
-        check(within, key, size, f"at most {max(sizes)}, as in its weights", f"{path}: {name}")
+        what = f"{path} states another {name} than its weights can have"
+        check(within, key, size, f"a whole number of at most {max(sizes)}", what)
     try:
         build = getattr(importlib.import_module(class_home), kind)
         # First without memory, as only then the sizes of what is described are known.
@@ -148,7 +149,8 @@ def _check_arguments(arguments: Mapping[str, Any], key: str) -> None:
         accepted = "a configuration" if is_text_model else "a name, or {class_path, init_args}"
         kinds = Mapping if is_text_model else (str, Mapping)
         found = type(value).__name__
-        check(name not in arguments or isinstance(value, kinds), f"{key}: {name}", found, accepted)
+        what = f"the checkpoint describes its {name} by a value of the wrong type"
+        check(name not in arguments or isinstance(value, kinds), key, found, accepted, what)
         if isinstance(value, Mapping) and is_text_model:
             check_config(value, key)
     _refuse_other_classes(arguments, key)

@@ -62,3 +62,32 @@ def test_a_part_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(InputError, match=r"data.cache_dir: is missing; found '.*0.arrow'"):
         MappedSamples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"parts": 1}',
+        '{"parts": [{"file": "0.arrow"}]}',
+        '{"parts": [{"file": "../0.arrow", "bytes": 1, "samples": 4}]}',
+        '{"parts": [], "parts": []}',
+    ],
+)
+def test_a_damaged_summary_is_refused_in_one_line(tmp_path: Path, summary: str) -> None:
+    folder = folder_of(tmp_path, SAMPLES)
+    (folder / SUMMARY).write_text(summary)
+    with pytest.raises(InputError, match=r"damaged|leaves its folder"):
+        MappedSamples(folder)
+
+
+def test_a_summary_with_another_number_of_samples_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, SAMPLES)
+    content = json.loads((folder / SUMMARY).read_text())
+    for number in (3, 10**9, "4", None):
+        content["parts"][0]["samples"] = number
+        (folder / SUMMARY).write_text(json.dumps(content))
+        with pytest.raises(InputError, match="numbers of samples"):
+            MappedSamples(folder)

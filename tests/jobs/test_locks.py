@@ -41,3 +41,12 @@ def test_a_note_that_is_being_written_does_not_make_the_lock_free(tmp_path: Path
     lock.path.write_text("")
     assert holder(lock.path) == {}
     lock.release()
+
+
+def test_a_note_that_is_none_does_not_make_the_lock_free(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / ".lock")
+    assert lock.take({})
+    for note in (b"[1]", b"\xff", b"[" * 100_000, b"3"):
+        lock.path.write_bytes(note)
+        assert holder(lock.path) == {}
+    lock.release()
