@@ -63,7 +63,8 @@ class Reader:
 
 
 def quiet_child() -> None:
-    """No output, and bounded memory."""
+    """No output, bounded memory, and warnings that are no errors."""
+    warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)

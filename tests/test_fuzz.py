@@ -14,4 +14,4 @@ from tests.fuzz import NEITHER, fuzz, readers
 def test_a_mutated_file_gives_the_right_result_or_one_line(tmp_path: Path, name: str) -> None:
     found = fuzz(name, 40, tmp_path)
     assert [each for _, each in found if each.startswith(NEITHER)] == []
-    assert {each for _, each in found} == {"right", "refused"}
+    assert "refused" in {each for _, each in found}
