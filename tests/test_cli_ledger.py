@@ -88,7 +88,7 @@ def test_a_bad_price_is_refused(refused: Callable[..., str]) -> None:
 def test_what_a_kill_loses_is_paid_twice(tmp_path: Path, teachers: list[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
-        config = make_config(folder, teachers)
+        config = make_config(folder, teachers, limit_val_batches=0)  # each one saves a checkpoint
         config["cost"] = {"every_n_seconds": 1e-6}
         config["checkpoint"]["every_n_steps"] = 4
         if folder == killed:  # before the first checkpoint, and between two others
