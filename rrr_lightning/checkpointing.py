@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rrr_lightning.distillation.state_dicts import load_strictly
 from rrr_lightning.distillation.weight_files import read_checkpoint
-from rrr_lightning.errors import InputError, check
+from rrr_lightning.errors import InputError, check, check_types
 from rrr_lightning.files import PART, atomic_file
 from rrr_lightning.models.training_loss import (
     TrainingLoss,
@@ -107,6 +107,7 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
+        check_types(RunCheckpoint.__init__, locals(), "checkpoint.")
         check(
             every_n_steps is None or every_n_steps >= 1,
             "checkpoint.every_n_steps",

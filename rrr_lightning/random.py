@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import torch
 
+from rrr_lightning.errors import check
+
 Part = int | str
 
 
@@ -56,6 +58,11 @@ def keyed_randomness(*parts: Part) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key_seed(*parts))
         yield
+
+
+def check_seed(seed: int | None, key: str) -> None:
+    """Refuses a seed that is not in [0, 2**64)."""
+    check(seed is None or 0 <= seed < 2**64, key, seed, "a whole number in [0, 2**64), or null")
 
 
 def global_seed(seed: int | None) -> int:

@@ -8,6 +8,7 @@ exception, a crash, too much time or memory, or damage that checksums show and t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -270,6 +271,17 @@ def make_targets(folder: Path) -> None:
         write_shard(shard_path(folder, first), steps, None)
 
 
+def changed_manifest(random: Random, data: bytes) -> bytes:
+    """A manifest with another content, whose digest is right."""
+    from rrr_lightning.distillation.targets import DIGEST
+
+    content = json.loads(changed_json(random, data))
+    if isinstance(content, dict) and content.pop(DIGEST, None) is not None:
+        text = json.dumps(content, sort_keys=True)
+        content[DIGEST] = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(content).encode()
+
+
 def read_targets(folder: Path) -> list[Any]:
     from rrr_lightning.distillation.losses import KLDivergence
     from rrr_lightning.distillation.sparse_losses import loss_against
@@ -364,7 +376,7 @@ def readers() -> dict[str, Reader]:
     checkpoint = {"*.ckpt": (changed_checkpoint, changed_checkpoint, rezipped)}
     json_files = (changed_json, changed_json)
     record = {"out/records/*.json": json_files, "out/study.json": json_files}
-    shards = {"targets.json": json_files, "shards/*": (changed_safetensors,)}
+    shards = {"targets.json": (changed_manifest,) * 3, "shards/*": (changed_safetensors,)}
     glue = {
         "plan.json": json_files,
         "jobs/*/done.json": json_files,

@@ -109,14 +109,10 @@ def mirrors(test: Path) -> bool:
 
 
 def test_tests_mirror_the_package() -> None:
-    about_the_whole = {"test_fuzz.py", "test_layout.py", "test_package.py", "test_trust.py"}
-    outside = (
-        "configs",
-        "scripts",
-        "docs",
-        "reports",
-        "resume",
-    )  # about files or whole runs, not modules
+    whole = ("constructors", "fuzz", "layout", "package", "trust")
+    about_the_whole = {f"test_{name}.py" for name in whole}
+    # About files or whole runs, not modules.
+    outside = ("configs", "scripts", "docs", "reports", "resume")
     lost = [
         str(test.relative_to(TESTS))
         for test in TESTS.rglob("test_*.py")

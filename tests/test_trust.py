@@ -281,6 +281,50 @@ def test_an_address_is_not_fetched(in_folder: Path, command: Refused) -> None:
     assert asked == []
 
 
+def reading(path: str, home: str = "home") -> list[tuple[str, ...]]:
+    """Every command that reads a file of weights, with this one."""
+    return [
+        ("fit", *FIT[1:], f"--distillation.teachers={path}"),
+        ("fit", *FIT[1:], f"--ckpt_path={path}"),
+        ("validate", *TINY, f"--ckpt_path={path}"),
+        ("test", *TINY, f"--ckpt_path={path}"),
+        ("predict", *TINY, f"--ckpt_path={path}"),
+        ("export", f"--checkpoint={path}", "--to=exported"),
+        ("targets", *FIT[1:], f"--distillation.teachers={path}", "--out=stored"),
+        ("glue", f"--checkpoint={path}", f"--data={home}", "--out=out"),
+        ("study", "plan", path, "--out=out"),
+    ]
+
+
+FILES = (
+    "list of teachers",
+    "class path",
+    "study",
+    *(name for name in attacks(Path()) if name != "compiled"),
+)
+
+
+@pytest.mark.parametrize("name", some_slow(FILES, "list of teachers", "import"))
+def test_every_command_takes_a_hostile_file_for_data(
+    in_folder: Path, image: ImageClassifier, command: Refused, name: str
+) -> None:
+    touch = attacks(in_folder)["function"]
+    texts: dict[str, Any] = {
+        "list of teachers": [{"model": touch, "checkpoint": "secret"}],
+        "class path": touch,
+        "study": {"arms": {"a": {"model": touch}}, "secret": touch},
+    }
+    path = in_folder / "a.ckpt"
+    if name in texts:
+        path.write_text(yaml.safe_dump(texts[name]))
+    else:
+        write(path, image, network=attacks(in_folder)[name])
+    (in_folder / "home").mkdir()
+    for arguments in reading(str(path)):
+        assert "secret" not in command(*arguments)
+    assert not {"exported", "stored", "out"} & {each.name for each in in_folder.iterdir()}
+
+
 # ---------------------------------------------------------------------- A7: the user's own config
 
 

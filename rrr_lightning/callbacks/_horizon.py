@@ -7,7 +7,7 @@ import math
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
 
 
 def require_bound(trainer: Trainer) -> None:
@@ -45,6 +45,32 @@ def count_steps(trainer: Trainer, at_least: int = 0) -> int:
             accepted=f"{at_least} as in the checkpoint, or more",
         )
     return min(bounds)
+
+
+def step_bounds(trainer: Trainer) -> dict[str, int | None]:
+    """Returns what decides the number of steps, by key, as far as it must not change in a run."""
+    found = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs}
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(each, GradientAccumulationScheduler) for each in callbacks):
+        found["accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    return found
+
+
+def check_bounds(trainer: Trainer, before: dict[str, int | None]) -> None:
+    """Refuses a run whose number of steps was changed after it had started.
+
+    Raises:
+        InputError: A callback or the module changed one of the `step_bounds`.
+    """
+    now = step_bounds(trainer)
+    for name in now:
+        check(
+            now[name] == before[name],
+            f"trainer.{name}",
+            now[name],
+            f"{before[name]}, as when training started",
+            "was changed during the run, which moves the end of distillation",
+        )
 
 
 def _epochs(trainer: Trainer) -> int | None:

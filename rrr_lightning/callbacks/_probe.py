@@ -28,6 +28,7 @@ from torch.utils.data import (
 )
 
 from rrr_lightning.callbacks._teachers import cheapen_teacher
+from rrr_lightning.distillation.masked_places import NO_TARGET
 from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.teacher import Precision, Teacher, check_rows
 from rrr_lightning.errors import InputError
@@ -43,6 +44,37 @@ _PLAIN_SAMPLERS = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+def refuse_own_tokens(batch: Any) -> None:
+    """Refuses token labels that are the input itself, which a causal language model shifts.
+
+    Raises:
+        InputError: At least eight tokens have a label, and every label is the token it stands at.
+    """
+    if isinstance(batch, Mapping):
+        tokens, labels = batch.get("input_ids"), batch.get("labels")
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        tokens, labels = batch
+    else:
+        return
+    if (
+        not isinstance(tokens, Tensor)
+        or not isinstance(labels, Tensor)
+        or tokens.is_floating_point()
+    ):
+        return
+    if tokens.ndim != 2 or tokens.shape != labels.shape:
+        return
+    labelled = labels != NO_TARGET
+    if labelled.sum() >= 8 and torch.equal(tokens[labelled], labels[labelled]):
+        raise InputError(
+            "the labels of the batch are its own tokens, as a causal language model takes them: "
+            "its logits belong to the next token, and would be distilled one token off",
+            key="model",
+            found=f"labels {tuple(labels.shape)}",
+            accepted="labels of a masked language model, or labels that are shifted in the data",
+        )
 
 
 class TeacherProbe:
@@ -124,7 +156,9 @@ class TeacherProbe:
             return
         trials = [Trial(teacher) for teacher in self._waiting]
         self._waiting = []
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number == 0:
+                refuse_own_tokens(batch)
             for trial in list(trials):
                 try:
                     rows = _try(trial.teacher, batch)

@@ -11,8 +11,8 @@ from torch import nn
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.targets import KEY
-from rrr_lightning.distillation.teacher import Precision
-from rrr_lightning.errors import InputError
+from rrr_lightning.distillation.teacher import Precision, Teacher
+from rrr_lightning.errors import InputError, check
 
 
 def list_specs(teachers: Any, targets: str | None) -> list[Any]:
@@ -21,7 +21,13 @@ def list_specs(teachers: Any, targets: str | None) -> list[Any]:
     Raises:
         InputError: There are neither, or both.
     """
-    specs = [teachers] if isinstance(teachers, str | nn.Module) else list(teachers or [])
+    is_list = isinstance(teachers, Sequence) and not isinstance(teachers, str)
+    specs = [] if teachers is None else list(teachers) if is_list else [teachers]
+    for each in specs:
+        is_spec = isinstance(each, str | Mapping) and len(each) > 0
+        is_spec = is_spec or isinstance(each, nn.Module | Teacher)
+        accepted = "a checkpoint, spec or network, or a list of them"
+        check(is_spec, "distillation.teachers", each, accepted, "is no teacher")
     if targets is not None and specs:
         raise InputError(
             "stored targets take the place of teachers, and both are given",

@@ -33,7 +33,7 @@ from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._session import Session
 from rrr_lightning.callbacks._sources import TeacherMeter
 from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.models.training_loss import is_logging_step
 
 LOGGED_KEYS = ("cost/seconds", "cost/data_wait_seconds", "cost/teacher_seconds", "cost/flops")
@@ -56,6 +56,7 @@ class CostLedger(Callback):
         price_per_device_hour: float | None = None,
         every_n_seconds: float = 5.0,
     ) -> None:
+        check_types(CostLedger.__init__, locals(), "cost.")
         if price_per_device_hour is not None and not price_per_device_hour >= 0:
             raise InputError(
                 "must not be negative",

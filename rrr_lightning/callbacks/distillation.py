@@ -25,7 +25,7 @@ from torch import nn
 
 from rrr_lightning.callbacks._coming_run import check_same_pool, check_same_run, check_steps
 from rrr_lightning.callbacks._continuity import STATE_KEY, check_began_with_teachers
-from rrr_lightning.callbacks._horizon import count_steps, require_bound
+from rrr_lightning.callbacks._horizon import check_bounds, count_steps, require_bound, step_bounds
 from rrr_lightning.callbacks._logging import forget_logged
 from rrr_lightning.callbacks._probe import TeacherProbe
 from rrr_lightning.callbacks._settings import (
@@ -47,7 +47,7 @@ from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.distillation.sparse_losses import loss_against
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check, check_types
 from rrr_lightning.models.base import StudentModule
 from rrr_lightning.models.training_loss import TrainingLoss, check_weights, is_logging_step
 
@@ -112,6 +112,8 @@ class DistillationCallback(Callback):
         targets: str | None = None,
         name: str | None = None,
     ) -> None:
+        check_types(type(self).__init__, {**locals(), "teachers": None}, "distillation.")
+        check(student_logits != "", "distillation.student_logits", "", "a module's name, or null")
         self.specs = list_specs(teachers, targets)
         check_options(teacher_precision, teacher_min_accuracy, teacher_compile, targets)
         if targets is None:
@@ -133,6 +135,7 @@ class DistillationCallback(Callback):
         self._identity: str | None = None
         self._names: list[str] = []
         self._total_steps = 0
+        self._bounds: dict[str, int | None] = {}
         self._has_logged = False
         self._store: TargetStore | None = None
         self._probe: TeacherProbe | None = None
@@ -223,6 +226,7 @@ class DistillationCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fixes the number of steps that fractions of training refer to, and tries the teachers."""
         self._total_steps = count_steps(trainer, at_least=self._total_steps)
+        self._bounds = step_bounds(trainer)
         if self._store is not None:
             check_steps(self._store, self.schedule, self._total_steps)
         if self._step is not None:
@@ -236,6 +240,7 @@ class DistillationCallback(Callback):
         """Takes everything away once the weight is zero for good."""
         if self._splice is None or self._source is None:
             return
+        check_bounds(trainer, self._bounds)
         self._source.micro_batch = batch_idx % trainer.accumulate_grad_batches
         if self.schedule.is_over(trainer.global_step, self._total_steps):
             self._check_finite()

@@ -11,9 +11,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.models.base import micro_step
-from rrr_lightning.random import global_seed, rekey
+from rrr_lightning.random import check_seed, global_seed, rekey
 
 
 class KeyedRandomness(Callback):
@@ -24,6 +24,8 @@ class KeyedRandomness(Callback):
     """
 
     def __init__(self, seed: int | None = None) -> None:
+        check_types(KeyedRandomness.__init__, locals())
+        check_seed(seed, "seed")
         self.seed = seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -24,8 +24,8 @@ from rrr_lightning.data.sampling import (
     ShardedBatches,
     rewind_open_window,
 )
-from rrr_lightning.errors import InputError
-from rrr_lightning.random import global_seed
+from rrr_lightning.errors import InputError, check_types
+from rrr_lightning.random import check_seed, global_seed
 
 
 class KeyedDataModule(LightningDataModule, ABC):
@@ -49,6 +49,8 @@ class KeyedDataModule(LightningDataModule, ABC):
         num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
+        check_types(KeyedDataModule.__init__, locals(), "data.")
+        check_seed(seed, "data.seed")
         super().__init__()
         BatchPlan(global_batch_size)
         for key, value in (("micro", micro_batch_size), ("eval", eval_batch_size)):

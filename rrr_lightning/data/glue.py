@@ -24,7 +24,7 @@ from rrr_lightning.data.loader import BatchLoader, KeyedSet
 from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
 from rrr_lightning.data.tokenizer import NEEDED_TO_CLASSIFY, load_tokenizer
 from rrr_lightning.data.vocabulary import TellsVocabulary
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.random import global_seed
 
 SHORTEST_LENGTH = 8
@@ -62,6 +62,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
         num_workers: int = 0,
         seed: int | None = None,
     ) -> None:
+        check_types(GlueDataModule.__init__, locals(), "data.")
         super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
         if max_length < SHORTEST_LENGTH:
             raise InputError(

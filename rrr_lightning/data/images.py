@@ -18,7 +18,7 @@ from rrr_lightning.data.image_sets import SmallImages, ViewedImages
 from rrr_lightning.data.image_sources import Images, ImageSource, UnlabelledImages
 from rrr_lightning.data.image_splits import ImageSplits
 from rrr_lightning.data.image_views import EvaluationView, ShiftedViews, TrainingView
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.random import global_seed, keyed_permutation
 
 ImageSet = ViewedImages | SmallImages
@@ -71,13 +71,10 @@ class ImageDataModule(KeyedDataModule):
         seed: int | None = None,
         predict_source: str | None = None,
     ) -> None:
+        check_types(ImageDataModule.__init__, locals(), "data.")
         if num_workers is None and transform == "cifar":
             num_workers = 0
         super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
-        if transform not in ("imagenet", "cifar"):
-            raise InputError(
-                "unknown", key="data.transform", found=transform, accepted="imagenet, cifar"
-            )
         if not 0 < crop_size <= resize_size:
             raise InputError(
                 "out of range",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.cache import cache_root
 from rrr_lightning.data.documents import Documents, FileDocuments
-from rrr_lightning.data.encoding import MODES, Encoder
+from rrr_lightning.data.encoding import Encoder
 from rrr_lightning.data.lanes import StreamedBatches
 from rrr_lightning.data.loader import KeyedSet
 from rrr_lightning.data.mapped import MappedSamples
@@ -25,7 +25,7 @@ from rrr_lightning.data.text_sources import EMBEDDED, choose_documents, open_doc
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.data.wordpiece import trained_size, trained_tokenizer
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.random import global_seed
 
 SHORTEST_SEQUENCE = 8
@@ -87,6 +87,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         num_workers: int = 0,
         seed: int | None = None,
     ) -> None:
+        check_types(TextDataModule.__init__, locals(), "data.")
         super().__init__(global_batch_size, micro_batch_size, eval_batch_size, num_workers, seed)
         self.source = source
         self.tokenizer_name = tokenizer
@@ -176,9 +177,6 @@ def check_settings(data: TextDataModule) -> None:
     Raises:
         InputError: The first of them, with its key.
     """
-    if data.mode not in MODES:
-        what = f"unknown{did_you_mean(data.mode, MODES)}"
-        raise InputError(what, key="data.mode", found=data.mode, accepted=", ".join(MODES))
     if data.sequence_length < SHORTEST_SEQUENCE:
         raise InputError(
             "is too short",

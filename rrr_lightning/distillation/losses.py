@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrr_lightning.distillation.chunks import in_chunks
-from rrr_lightning.errors import InputError, did_you_mean
+from rrr_lightning.errors import InputError, check_types
 
 Direction = Literal["forward", "reverse"]
 Reduction = Literal["mean", "sum"]
@@ -184,10 +184,10 @@ class KLDivergence(RowLoss):
 
     def __init__(self, temperature: float = 4.0, direction: Direction = "forward") -> None:
         super().__init__()
+        check_types(KLDivergence.__init__, locals(), "distillation.loss.")
         self.temperature = _check_temperature(temperature)
         self.direction: Direction = direction
         self.needs_finite = direction == "reverse"
-        _check_choice(direction, get_args(Direction), "direction")
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the loss of rows [N, C], a float32 scalar."""
@@ -212,6 +212,7 @@ class SoftCrossEntropy(RowLoss):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
+        check_types(SoftCrossEntropy.__init__, locals(), "distillation.loss.")
         self.temperature = _check_temperature(temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -241,9 +242,9 @@ class LogitMSE(RowLoss):
 
     def __init__(self, center: bool = False, reduction: Reduction = "mean") -> None:
         super().__init__()
+        check_types(LogitMSE.__init__, locals(), "distillation.loss.")
         self.center = center
         self.reduction: Reduction = reduction
-        _check_choice(reduction, get_args(Reduction), "reduction")
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the loss of rows [N, C], a float32 scalar."""
@@ -270,17 +271,6 @@ def _check_temperature(value: float) -> float:
             accepted=f"a finite number above 0, up to {_HOTTEST:g}",
         )
     return value
-
-
-def _check_choice(value: str, accepted: tuple[str, ...], name: str) -> None:
-    """Refuses a word that is not one of the accepted ones."""
-    if value not in accepted:
-        raise InputError(
-            f"unknown {name}{did_you_mean(str(value), accepted)}",
-            key=f"distillation.loss.{name}",
-            found=value,
-            accepted=", ".join(accepted),
-        )
 
 
 def _check_rows(rows: Sequence[Tensor], softmax: bool = False) -> None:

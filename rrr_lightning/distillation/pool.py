@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 
-from rrr_lightning.errors import InputError
-from rrr_lightning.random import Part, keyed_generator
+from rrr_lightning.errors import InputError, check_types
+from rrr_lightning.random import Part, check_seed, keyed_generator
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class TeacherPool:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self), "distillation.pool.")
+        check_seed(self.seed, "distillation.pool.seed")
         whole = isinstance(self.per_step, int) and not isinstance(self.per_step, bool)
         if self.per_step != "all" and not (whole and self.per_step >= 1):
             raise _refuse("per_step", self.per_step, "a whole number from 1, or 'all'")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +27,7 @@ from rrr_lightning.distillation.schema import RowSchema
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.learning_rate import check_schedule, cosine, learning_rate_factor
 from rrr_lightning.models.training_loss import TrainingLoss
-from rrr_lightning.random import global_seed, keyed_randomness, rekey
+from rrr_lightning.random import check_seed, global_seed, keyed_randomness, rekey
 
 CHECKPOINT_KEY = "rrr_lightning"
 
@@ -100,6 +100,7 @@ class StudentModule(TrainingLoss, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_seed(seed, "model.seed")
         check_schedule(learning_rate, weight_decay, warmup_steps, warmup_fraction)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -131,8 +132,9 @@ class StudentModule(TrainingLoss, ABC):
 
         On the meta device, where sizes are tried without memory, nothing is drawn.
         """
-        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
-        with torch.device(device), keyed_randomness(self.seed, "initial weights"):
+        is_trial = torch.empty(0).is_meta
+        device = nullcontext() if is_trial else torch.device("cpu")
+        with device, keyed_randomness(self.seed, "initial weights"):
             yield
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -243,7 +243,7 @@ def _load(
     try:
         for _ in range(2):
             limit = size_limit(numbers, len(state), key)
-            with torch.device("meta"), torch.random.fork_rng(devices=[]), limit:
+            with torch.random.fork_rng(devices=[]), limit:
                 described = getattr(transformers, auto).from_config(config)
             network, info = type(described).from_pretrained(
                 None,

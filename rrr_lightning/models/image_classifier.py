@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import check, check_types
 from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule, micro_step
 from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.networks import (
@@ -97,6 +97,7 @@ class ImageClassifier(StudentModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
+        check_types(ImageClassifier.__init__, {**locals(), "network": ""}, "model.")
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -108,7 +109,7 @@ class ImageClassifier(StudentModule):
         )
         # A bare `dict` above, so that the command line's parser leaves a class path to us.
         self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else None)
-        _check(loss, label_smoothing, mixup_alpha, momentum, initialization)
+        _check(label_smoothing, mixup_alpha, momentum)
         self.num_classes = num_classes
         self.class_names = check_classes(num_classes, class_names)
         self.small_images = small_images
@@ -267,20 +268,7 @@ def _accuracies(num_classes: int) -> nn.ModuleDict:
     )
 
 
-def _check(
-    loss: str, label_smoothing: float, mixup_alpha: float, momentum: float, initialization: str
-) -> None:
+def _check(label_smoothing: float, mixup_alpha: float, momentum: float) -> None:
     for name, value in (("label_smoothing", label_smoothing), ("momentum", momentum)):
-        if not 0 <= value < 1:
-            raise InputError("out of range", key=name, found=value, accepted="a number in [0, 1)")
-    if not 0 <= mixup_alpha < math.inf:
-        raise InputError(
-            "out of range", key="mixup_alpha", found=mixup_alpha, accepted="a number from 0 on"
-        )
-    choices = {
-        "loss": (loss, "softmax, binary"),
-        "initialization": (initialization, "recipe, default"),
-    }
-    for key, (found, accepted) in choices.items():
-        if found not in accepted.split(", "):
-            raise InputError("unknown", key=key, found=found, accepted=accepted)
+        check(0 <= value < 1, f"model.{name}", value, "a number in [0, 1)")
+    check(mixup_alpha >= 0, "model.mixup_alpha", mixup_alpha, "a number from 0 on")

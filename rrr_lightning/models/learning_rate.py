@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rrr_lightning.errors import InputError, check
+from rrr_lightning.errors import check
 
 
 def cosine(progress: float) -> float:
@@ -41,23 +41,10 @@ def check_schedule(
     """
     for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
         # From 2**127 on, products of float32 overflow.
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        check(is_number and 0 <= value < 2.0**127, name, value, "a number in [0, 2**127)")
-    if warmup_steps is not None and warmup_fraction is not None:
-        raise InputError(
-            "given twice",
-            key="warmup_steps",
-            found=f"warmup_steps {warmup_steps} and warmup_fraction {warmup_fraction}",
-            accepted="one of warmup_steps and warmup_fraction",
-        )
-    if warmup_steps is not None and warmup_steps < 0:
-        raise InputError(
-            "out of range", key="warmup_steps", found=warmup_steps, accepted="0 or more"
-        )
-    if warmup_fraction is not None and not 0 <= warmup_fraction < 1:
-        raise InputError(
-            "out of range",
-            key="warmup_fraction",
-            found=warmup_fraction,
-            accepted="a number in [0, 1)",
-        )
+        check(0 <= value < 2.0**127, f"model.{name}", value, "a number in [0, 2**127)")
+    both = warmup_steps is not None and warmup_fraction is not None
+    found = f"warmup_steps {warmup_steps} and warmup_fraction {warmup_fraction}"
+    check(not both, "model.warmup_steps", found, "one of the two", "given twice")
+    check((warmup_steps or 0) >= 0, "model.warmup_steps", warmup_steps, "0 or more")
+    fraction = warmup_fraction or 0.0
+    check(0 <= fraction < 1, "model.warmup_fraction", warmup_fraction, "a number in [0, 1)")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from rrr_lightning.distillation.chunks import in_chunks
 from rrr_lightning.distillation.masked_places import carry_places, masked_places
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
 from rrr_lightning.models.masked_rows import masked_labels
@@ -80,6 +80,7 @@ class MaskedLanguageModel(RowCounting, TextStudent):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
+        check_types(MaskedLanguageModel.__init__, locals(), "model.")
         super().__init__(
             learning_rate=learning_rate,
             betas=betas,

@@ -61,6 +61,7 @@ def make_masked_rows(
     Raises:
         InputError: There is no such network or tokenizer, or they do not fit together.
     """
+    check(isinstance(spec, str | dict), "model.network", spec, "a name, or a class path")
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer, "model.tokenizer")
     vocabulary = None if tokenizer is None else Vocabulary.of(tokenizer)

@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from rrr_lightning.distillation.normalization import Normalization
 from rrr_lightning.distillation.schema import RowSchema
@@ -59,9 +60,22 @@ class Pretrained:
     vocabulary: Vocabulary | None = None
 
 
+class _SmallOnCPU(TorchFunctionMode):
+    """Keeps written and counted numbers on the CPU: RegNets compute their sizes from them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        is_short = all(isinstance(each, int | float) and abs(each) <= 2**16 for each in args)
+        if func is torch.tensor or (func is torch.arange and is_short):
+            kwargs = {"device": "cpu", **kwargs}
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
-    """Stops the construction of a network that is larger than the weights meant for it.
+    """Builds without memory, and stops at a network larger than the weights meant for it.
 
     Args:
         numbers: How many numbers the weights have. Tied ones are made twice, so twice as many may
@@ -99,7 +113,8 @@ def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
         nn.modules.module.register_module_module_registration_hook(lambda *_: take("layers", 1)),
     )
     try:
-        yield
+        with torch.device("meta"), _SmallOnCPU():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

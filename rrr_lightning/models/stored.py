@@ -124,10 +124,7 @@ def _rebuild(path: Path, content: dict[str, Any], sha256: str, key: str) -> Pret
     try:
         build = getattr(importlib.import_module(class_home), kind)
         # First without memory, as only then the sizes of what is described are known.
-        with (
-            torch.device("meta"),
-            size_limit(sum(each.numel() for each in tensors), len(tensors), key),
-        ):
+        with size_limit(sum(each.numel() for each in tensors), len(tensors), key):
             build(**arguments)
         module = build(**arguments)
         load_weights(module, content, key, nest="state_dict")

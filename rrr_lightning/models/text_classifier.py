@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.input_vocabulary import agree_on_tokens, stored_vocabulary
@@ -80,6 +80,7 @@ class TextClassifier(TextStudent):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
+        check_types(TextClassifier.__init__, locals(), "model.")
         super().__init__(
             learning_rate=learning_rate,
             betas=betas,

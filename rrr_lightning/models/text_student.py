@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import AdamW, Optimizer
 
+from rrr_lightning.errors import check
 from rrr_lightning.models.attention_masks import carry_mask
 from rrr_lightning.models.base import StudentModule
 from rrr_lightning.models.fused import can_fuse
@@ -60,6 +61,9 @@ class TextStudent(StudentModule):
             lr_scheduler=lr_scheduler,
             seed=seed,
         )
+        good = all(0 <= beta < 1 for beta in betas)
+        check(good, "model.betas", betas, "two numbers in [0, 1)")
+        check(epsilon >= 0, "model.epsilon", epsilon, "0 or more")
         self.betas = betas[0], betas[1]
         self.epsilon = epsilon
         self.decay_vectors = decay_vectors

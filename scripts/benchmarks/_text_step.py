@@ -56,7 +56,9 @@ class TextWorkload:
 
     def build(self, number: int) -> MaskedLanguageModel:
         """Returns a network."""
-        return MaskedLanguageModel(self.network, self.vocabulary, learning_rate=1e-4, seed=number)
+        return MaskedLanguageModel(
+            self.network, self.vocabulary, learning_rate=1e-4, seed=number + 1
+        )
 
     def student(self) -> MaskedLanguageModel:
         """Returns a new student."""

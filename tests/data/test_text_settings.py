@@ -14,7 +14,10 @@ from rrr_lightning.models.base import describe_data
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"mode": "pakc"}, "data.mode: unknown; did you mean 'pack'?; found 'pakc'; accepted: tr"),
+        (
+            {"mode": "pakc"},
+            "data.mode: unknown; found 'pakc'; accepted: truncate, pack",
+        ),
         ({"sequence_length": 4}, "data.sequence_length: is too short; found 4; accepted: a whole"),
         ({"tuning_fraction": 1.0}, "data.tuning_fraction: out of range; found 1.0"),
         ({"max_documents": 0}, "data.max_documents: must be positive; found 0"),
