@@ -139,8 +139,9 @@ def input_error(error: BaseException | None) -> InputError | None:
 def missing_package(error: BaseException | None) -> str | None:
     """Returns the line of a logger or plugin whose package is not installed, if that is it."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError) and str(error).startswith("Requirement"):
-            return f"trainer.logger: a package is missing: {error}"
+        if missing := re.search(r"Requirement '([^']+)' not met", str(error)):
+            accepted = f"pip install '{missing[1]}'"
+            return f"trainer.logger: a package is missing; found no {missing[1]!r}; {accepted}"
         error = error.__cause__ or error.__context__
     return None
 
@@ -161,6 +162,8 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     key = match[1] if (match := re.match(r'Parser key "([^"]+)": ', message)) else ""
     if match := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", message):
         return _unknown(f"{key}.{match[2]}", match[2], _parameters(match[1]))
+    if match := re.search(r"class_path '([^']+)': (?:- )?(the following [^-]+)", message):
+        return f"{key}: {match[1].rpartition('.')[2]}: {match[2].strip()}"
     if match := re.search(r"Unable to load config ['\"]([^'\"]*)", message):  # without its content
         return f"{key}: is no section of a configuration; found {match[1]!r}"
     if match := re.search(r"dot import path string: (\S+)", message):

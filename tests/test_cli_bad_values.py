@@ -61,6 +61,9 @@ OPTIONS = [
     ("--model.num_classes=1000000000000", r"^(model\.)?num_classes: "),
     ("--model.num_classes=2.5", r"^(model\.)?num_classes: "),
     ("--model.label_smoothing=2", r"^(model\.)?label_smoothing: "),
+    ("--model.mean=[.nan, 0, 0]", r"^model\.mean: "),
+    ("--model.seed=-1", r"^model\.seed: "),
+    ("--data.seed=-1", r"^data\.seed: "),
     ("--model.std=[0, 1, 1]", r"a std is not positive"),
     ("--model.class_names=[a, a]", r"^(model\.)?class_names: "),
     ("--model.loss=kl", r"^model\.loss: "),
@@ -95,8 +98,10 @@ OPTIONS = [
     ("--data.path=x", r"^data\.path: .*'data\.source'"),
     ("--seed=3", r"^seed: .*'seed_everything'"),
     # loggers
-    ("--trainer.logger=TensorBoardLogger", r"^trainer\.logger\.?\w*: "),
-    ("--trainer.logger=MLFlowLogger", r"^trainer\.logger\.?\w*: "),
+    ("--trainer.logger=TensorBoardLogger", r"^trainer\.logger: .*required: save_dir$"),
+    ("--trainer.logger=MLFlowLogger", r"^trainer\.logger: a package is missing.*mlflow"),
+    ("--trainer.logger=WandbLogger", r"^trainer\.logger: a package is missing.*wandb"),
+    ("--trainer.logger=CometLogger", r"^trainer\.logger: a package is missing.*comet"),
     ("--trainer.logger=NoSuchLogger", r"^trainer\.logger"),
     # distillation
     ("--distillation.schedule=null", r"^distillation\.schedule: "),

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import rrr_lightning
+from tests.cli_runs import FIT
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,3 +105,28 @@ def test_an_installation_finds_the_shipped_configs(editable: bool, tmp_path: Pat
     if editable:  # one of the two will do: it is the same code under another name
         assert "fit" in printed(python, "-m", "rrr_lightning", "--help")
     assert not list(empty.iterdir())
+
+
+WITHOUT_POSIX = """
+import sys
+sys.modules["fcntl"] = sys.modules["resource"] = None
+import rrr_lightning
+for name in rrr_lightning.__all__:
+    getattr(rrr_lightning, name)
+from rrr_lightning.cli import main
+sys.argv = ["rrr", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_module_of_posix_alone(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX, *FIT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert list(tmp_path.rglob("ledger.json"))

@@ -53,3 +53,19 @@ def test_another_missing_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match="install fugashi"):
         load_tokenizer(str(tmp_path), "model.tokenizer")
+
+
+@pytest.mark.parametrize("name", ["vocab_file", "tokenizer_file", "name_or_path"])
+@pytest.mark.parametrize("path", ["{}/vocab.txt", "../vocab.txt", "{}"])
+def test_a_tokenizer_opens_no_file_outside_its_folder(tmp_path: Path, name: str, path: str) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nsecret\n")
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    settings = {"tokenizer_class": "BertTokenizer", name: path.format(tmp_path)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    try:
+        tokenizer = load_tokenizer(str(folder), "model.tokenizer")
+    except InputError:
+        return
+    assert "secret" not in tokenizer.get_vocab()

@@ -33,6 +33,7 @@ class RunResult(TypedDict):
     official_rows: dict[str, int]
     device: str
     precision: str
+    collapsed: bool
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ class TaskResult:
             self.values.setdefault(metric.name, {})[seed] = found["metrics"][metric.name]
         self.uneven |= bool(self.rows) and self.rows != found["rows"]
         self.rows, self.official_rows = found["rows"], found["official_rows"]
-        if found.get("collapsed") is True:
+        if found["collapsed"]:
             self.collapsed.append(seed)
         self.computed[seed] = (found["device"], found["precision"])
         self.settings = settings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class _SmallOnCPU(TorchFunctionMode):
 
 
 @contextmanager
-def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
+def size_limit(numbers: int, tensors: int, key: str, with_values: bool = False) -> Iterator[None]:
     """Builds without memory, and stops at a network larger than the weights meant for it.
 
     Args:
@@ -82,6 +82,7 @@ def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
             be made.
         tensors: How many tensors they are; layers without weights are limited by it as well.
         key: The config key for messages.
+        with_values: Whether written and counted numbers have values, which take memory.
 
     Raises:
         InputError: The network has more parameters, numbers or layers.
@@ -113,7 +114,7 @@ def size_limit(numbers: int, tensors: int, key: str) -> Iterator[None]:
         nn.modules.module.register_module_module_registration_hook(lambda *_: take("layers", 1)),
     )
     try:
-        with torch.device("meta"), _SmallOnCPU():
+        with torch.device("meta"), _SmallOnCPU() if with_values else nullcontext():
             yield
     finally:
         for hook in hooks:

@@ -124,8 +124,13 @@ def _rebuild(path: Path, content: dict[str, Any], sha256: str, key: str) -> Pret
     try:
         build = getattr(importlib.import_module(class_home), kind)
         # First without memory, as only then the sizes of what is described are known.
-        with size_limit(sum(each.numel() for each in tensors), len(tensors), key):
-            build(**arguments)
+        limits = sum(each.numel() for each in tensors), len(tensors), key
+        try:
+            with size_limit(*limits):
+                build(**arguments)
+        except NotImplementedError:  # RegNets compute their sizes from numbers in tensors
+            with size_limit(*limits, with_values=True):
+                build(**arguments)
         module = build(**arguments)
         load_weights(module, content, key, nest="state_dict")
         module.on_load_checkpoint(content)

@@ -176,6 +176,11 @@ def read_results(home: Path, runs: Iterable[PlannedRun]) -> dict[str, Result]:
             accepted = "the former settings, or another folder"
             what = "was run with other settings than the study file now says"
             refuse(run.name, found, accepted, what)
+        arm = run.kind if run.role == "student" else None
+        planned = (run.name, run.role, arm, run.steps, run.seed)
+        stated = tuple(record[name] for name in ("run", "role", "arm", "steps", "seed"))
+        path = str(record_path(home, run.name))
+        check(stated == planned, "--out", path, "the record of this run", "is of another run")
         records[run.name] = record
     return make_results(records)
 
