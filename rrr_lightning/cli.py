@@ -171,6 +171,11 @@ class RRRCLI(LightningCLI):
         if self.subcommand == "predict" and _is_of_images(self.model, self.datamodule):
             config["return_predictions"] = False
             callbacks.append(PredictionsFile(folder))
+        elif self.subcommand == "predict":
+            logger.warning(
+                "no file is written: predictions.csv is for an ImageClassifier with image data; "
+                "Trainer.predict in Python returns the predictions of other modules"
+            )
         if trainer["logger"] is not False:
             given = trainer["logger"] if trainer["logger"] not in (None, True) else []
             # Only training goes back over steps that an earlier process has logged.

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,43 @@ def test_a_failed_prediction_leaves_the_former_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"y/2.png cannot be decoded"):
         trainer.predict(ImageClassifier("cifar_resnet8", 2), datamodule=data)
     assert (tmp_path / "predictions.csv").read_text() == "former"
+
+
+@pytest.mark.ddp
+def test_two_ranks_write_the_rows_of_one(tmp_path: Path, cifar: Path) -> None:
+    text = []
+    for ranks in (2, 1):
+        settings: dict[str, Any] = {"transform": "cifar", "eval_batch_size": 7}
+        data = ImageDataModule(str(cifar), global_batch_size=8, **settings)
+        folder = tmp_path / str(ranks)
+        strategy = {"devices": 2, "strategy": "ddp_fork"} if ranks == 2 else {}
+        trainer = make_trainer(tmp_path, 1, callbacks=[PredictionsFile(folder)], **strategy)
+        module = ImageClassifier("cifar_resnet8", 10, seed=1)
+        trainer.predict(module, datamodule=data, return_predictions=False)
+        text.append((folder / "predictions.csv").read_text())
+    assert text[0] == text[1]
+
+
+@pytest.mark.slow
+def test_predictions_of_other_data_are_not_lost_in_silence(
+    rrr: Command, caplog: pytest.LogCaptureFixture, rrr_data: Path
+) -> None:
+    shutil.copytree(rrr_data / "glue" / "rte", "glue/rte")
+    shutil.copy("glue/rte/validation.parquet", "glue/rte/test.parquet")
+    body = {"vocab_size": 30522, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    arguments = (
+        "--model=TextClassifier",
+        f"--model.body={json.dumps({'model_type': 'bert', **body})}",
+        "--model.pretrained=false",
+        "--data=GlueDataModule",
+        "--data.task=rte",
+        "--data.source=glue",
+        f"--data.tokenizer={rrr_data / 'bert-base-uncased'}",
+        "--trainer.max_steps=1",
+        "--trainer.default_root_dir=run",
+        *(each for each in TINY if each.startswith("--trainer")),
+    )
+    rrr("fit", *arguments)
+    rrr("predict", *arguments, "--trainer.limit_predict_batches=1", "--ckpt_path=last")
+    assert "no file is written" in caplog.text
+    assert not Path("run", "predictions.csv").exists()
