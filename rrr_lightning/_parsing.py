@@ -48,11 +48,7 @@ SYNONYMS = {
 
 
 def find_config(name: str) -> str:
-    """Returns the path of a configuration: a local file, or else one that the package ships.
-
-    Raises:
-        InputError: If there is neither.
-    """
+    """Returns the path of a configuration: a local file, or else one that the package ships."""
     if Path(name).is_file():
         return name
     if (SHIPPED / name).is_file():

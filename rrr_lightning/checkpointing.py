@@ -56,11 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Saves a checkpoint so that `path` holds either the former file or the whole new one.
-
-        Raises:
-            InputError: The file cannot be written, for example because the disk is full.
-        """
+        """Saves a checkpoint so that `path` holds either the former file or the whole new one."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -330,11 +326,7 @@ class RunFolder(Callback):
         self._let_go()
 
     def _take(self) -> None:
-        """Locks the folder itself; the operating system releases the lock however a process ends.
-
-        Raises:
-            InputError: Another process has it.
-        """
+        """Locks the folder; the operating system releases the lock however a process ends."""
         if self._descriptor is not None or fcntl is None:
             return
         descriptor = os.open(self.folder, os.O_RDONLY)
@@ -357,11 +349,7 @@ class RunFolder(Callback):
 
 
 def check_run_folder(folder: str | Path) -> None:
-    """Tries, before any step, whether a run can write into a folder; leaves nothing there.
-
-    Raises:
-        InputError: It is an address, lies below a file, or cannot be written to.
-    """
+    """Tries, before any step, whether a run can write into a folder; leaves nothing there."""
     key, path = "trainer.default_root_dir", Path(folder)
     check("://" not in str(folder), key, str(folder), "a local folder",
           "addresses are not supported: a run writes to a local or mounted folder")  # fmt: skip
@@ -390,16 +378,7 @@ def last_checkpoint(run_folder: str | Path) -> Path:
 
 
 def find_checkpoint(run_folder: str | Path, asked: str | None, training: bool) -> Path | None:
-    """Returns the checkpoint that a command starts from, None for a fresh run.
-
-    Args:
-        run_folder: The trainer's `default_root_dir`.
-        asked: `--ckpt_path`: a file, `last` for the run folder's own, or None.
-        training: Whether the command trains; only then can `last` mean a fresh start.
-
-    Raises:
-        InputError: There is no such file, or a fresh run would go into a used folder.
-    """
+    """Returns the checkpoint that a command starts from, None for a fresh run."""
     last = last_checkpoint(run_folder)
     if training:
         check_run_folder(run_folder)
@@ -422,11 +401,7 @@ def find_checkpoint(run_folder: str | Path, asked: str | None, training: bool) -
 
 
 def check_checkpoint(path: Path, module: LightningModule) -> dict[str, Any]:
-    """Returns the content of a checkpoint that fits a module, its weights left out.
-
-    Raises:
-        InputError: The file is damaged, was not written by Lightning, or is of another network.
-    """
+    """Returns the content of a checkpoint that fits a module, its weights left out."""
     checkpoint = read_checkpoint(path, key="ckpt_path", plain=True)
     if not isinstance(checkpoint.get("state_dict"), Mapping) or "global_step" not in checkpoint:
         raise InputError(

@@ -254,11 +254,7 @@ def check_trainer(config: Any) -> None:
 
 
 def check_is_trained(model: LightningModule, command: str) -> None:
-    """Refuses to judge random weights; of a foreign module the log says whose weights they are.
-
-    Raises:
-        InputError: There is no checkpoint, and the model does not start from trained weights.
-    """
+    """Refuses to judge random weights; of a foreign module the log says whose weights they are."""
     if not isinstance(model, StudentModule):
         logger.warning("no --ckpt_path: the weights are those that the model is made with")
     elif not model.starts_trained:

@@ -65,11 +65,6 @@ def check_types(function: Callable[..., Any], values: Mapping[str, Any], section
 
     Numbers have to be finite, and True and False are no numbers.
 
-    Args:
-        function: A function, or a class for its attributes.
-        values: Arguments by name; others than the annotated ones are ignored.
-        section: What goes before the name of the argument, such as `data.`.
-
     >>> def shuffle(seed: int = 0) -> None: ...
     >>> check_types(shuffle, {"seed": 3})
     """

@@ -50,15 +50,7 @@ DESCRIBED = ("class", "arguments", "schema", "training", "data", "ledger")
 
 
 def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
-    """Writes the student of a checkpoint to a new folder, and returns the folder.
-
-    Args:
-        checkpoint: A checkpoint of this library.
-        folder: Where to; it must not exist, or be empty.
-
-    Raises:
-        InputError: No such checkpoint, or the folder is in use.
-    """
+    """Writes the student of a checkpoint to a new folder, and returns the folder."""
     source, target = Path(checkpoint).expanduser(), Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(
@@ -140,12 +132,7 @@ def _as_json(values: Any) -> str:
 
 
 def model_card(name: str, checkpoint: Mapping[str, Any]) -> str:
-    """Returns the Markdown of a `README.md`.
-
-    Args:
-        name: What to call the model.
-        checkpoint: The whole checkpoint, as it was read.
-    """
+    """Returns the Markdown of a `README.md`."""
     described = checkpoint[CHECKPOINT_KEY]
     kind = str(described["class"])
     header = ModelCardData(

@@ -79,17 +79,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_text(path: str | Path, key: str | None = None, most: int = MOST_JSON) -> str:
-    """Returns the content of a UTF-8 text file.
-
-    Args:
-        path: The file.
-        key: The config key that names it, for messages.
-        most: The most bytes that it may have.
-
-    Raises:
-        InputError: There is no such file, it is no regular file (a pipe would be waited for, a
-            device has no end), it is too large, or it is no UTF-8 text.
-    """
+    """Returns the content of a UTF-8 text file."""
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
@@ -110,11 +100,7 @@ def read_text(path: str | Path, key: str | None = None, most: int = MOST_JSON) -
 
 
 def read_json(path: str | Path, key: str | None = None) -> Any:
-    """Returns the content of a JSON file.
-
-    Raises:
-        InputError: As `read_text`, or it is no JSON, or names a key twice.
-    """
+    """Returns the content of a JSON file."""
     text = read_text(path, key)
     try:
         return _with_whole_characters(text, json.loads(text, object_pairs_hook=_unique))
@@ -128,12 +114,7 @@ def read_json(path: str | Path, key: str | None = None) -> Any:
 
 
 def read_yaml(path: str | Path, key: str | None = None) -> Any:
-    """Returns the content of a YAML file in plain types.
-
-    Raises:
-        InputError: As `read_text`, or it is no YAML, names a key twice, is nested too deeply, or
-            grows too large when its aliases are written out.
-    """
+    """Returns the content of a YAML file in plain types."""
     text = read_text(path, key, MOST_YAML)
     try:
         return _with_whole_characters(text, yaml.load(text, Loader=_Loader))
@@ -157,13 +138,6 @@ def content_of(path: str | Path, key: str | None = None) -> Iterator[None]:
     ...     {}["version"]
     Traceback (most recent call last):
     rrr_lightning.errors.InputError: a.json is damaged: 'version' is missing
-
-    Args:
-        path: The file, for the message.
-        key: The config key that names it, for the message.
-
-    Raises:
-        InputError: The block raised such an error.
     """
     try:
         yield
@@ -177,11 +151,7 @@ def content_of(path: str | Path, key: str | None = None) -> Iterator[None]:
 
 
 def check_regular_files(folder: str | Path, key: str | None = None) -> None:
-    """Refuses a folder that holds pipes, devices or sockets, on which a reader would wait.
-
-    Raises:
-        InputError: It holds one.
-    """
+    """Refuses a folder that holds pipes, devices or sockets, on which a reader would wait."""
     for path in sorted(Path(folder).iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
             refuse(key, None, "regular files", f"{path} is no regular file")

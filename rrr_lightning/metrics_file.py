@@ -96,11 +96,7 @@ def _keep_former(path: Path) -> None:
 
 
 def read_rows(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the columns and rows of a metrics file; a last line that a kill cut is left out.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """Returns the columns and rows of a metrics file; a last line that a kill cut is left out."""
     path = Path(path)
     if not path.exists():
         return [], []

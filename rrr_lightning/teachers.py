@@ -67,16 +67,7 @@ def load_teacher(
     key: str = "distillation.teachers[0]",
     inputs: Callable[[Any], Any] | None = None,
 ) -> Teacher:
-    """Loads a teacher on the CPU; networks given as objects are wrapped and stay their owner's.
-
-    Args:
-        spec: A string or a mapping as in the module's text, a network, or a `Teacher`.
-        key: The config key that the spec stands under, for messages.
-        inputs: From a batch to what the network takes; see `Teacher`.
-
-    Raises:
-        InputError: Whatever keeps the spec from becoming a whole and fitting teacher.
-    """
+    """Loads a teacher on the CPU; networks given as objects are wrapped and stay their owner's."""
     if isinstance(spec, Teacher):
         return spec
     if isinstance(spec, nn.Module):

@@ -28,16 +28,7 @@ _SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf
 
 
 def load_tokenizer(source: str, key: str, accepted: str = "") -> Any:
-    """Loads a tokenizer from a local folder or the hub; no code from there is run.
-
-    Args:
-        source: The folder, or the hub's id.
-        key: The config key for messages.
-        accepted: What else the key accepts, for messages.
-
-    Raises:
-        InputError: There is none, it is damaged, or a package is missing that reads it.
-    """
+    """Loads a tokenizer from a local folder or the hub; no code from there is run."""
     import transformers
 
     folder = Path(source).expanduser()

@@ -4,8 +4,7 @@ from typing import Any
 
 import yaml
 
-from rrr_lightning.callbacks._clock import PHASES
-from rrr_lightning.callbacks._ledger import Part, add_part, new_ledger
+from rrr_lightning.callbacks._ledger import PHASES, Part, add_part, new_ledger
 from rrr_lightning.export import model_card
 from rrr_lightning.models.base import CHECKPOINT_KEY
 

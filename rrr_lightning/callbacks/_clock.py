@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-STUDENT, TEACHER, WAIT = "student_step", "teacher_forward", "data_wait"
-VALIDATION, CHECKPOINT, SET_UP, OTHER = "validation", "checkpoint", "set_up", "other"
-PHASES = (STUDENT, TEACHER, WAIT, VALIDATION, CHECKPOINT, SET_UP, OTHER)
+from rrr_lightning.callbacks._ledger import PHASES, SET_UP, STUDENT, TEACHER
+
 KEPT_STEPS = 1024  # of which medians are taken; older ones are forgotten
 _MANY_EVENTS = 256  # pending ones after which the clock looks which of them the device has passed
 
@@ -41,12 +40,7 @@ class PhaseClock:
         self._started = self._since = time.perf_counter()
 
     def enter(self, phase: str, step: str | None = None) -> None:
-        """Ends the open phase and begins another one.
-
-        Args:
-            phase: The phase that begins.
-            step: The kind of an optimizer step that ends with the open phase.
-        """
+        """Ends the open phase and begins another one."""
         self.counts[phase] += 1
         self._mark(step)
         self.phase = phase

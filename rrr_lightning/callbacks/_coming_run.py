@@ -62,11 +62,7 @@ class KeyedData(Protocol):
 
 
 def keyed_data(trainer: Trainer) -> KeyedData:
-    """Returns the data module of a run.
-
-    Raises:
-        InputError: It has none whose samples are a function of (seed, step).
-    """
+    """Returns the data module of a run."""
     data: Any = getattr(trainer, "datamodule", None)
     if all(hasattr(type(data), name) for name in ("plan", "batches", "sets")):
         keyed: KeyedData = data
@@ -80,13 +76,7 @@ def keyed_data(trainer: Trainer) -> KeyedData:
 
 
 def describe_run(module: LightningModule, data: KeyedData, steps: Sequence[int]) -> dict[str, Any]:
-    """Returns what the targets of a run depend on, by configuration key, in plain types.
-
-    Args:
-        module: The student, set up.
-        data: Its data module, set up.
-        steps: The steps at whose views to look.
-    """
+    """Returns what the targets of a run depend on, by configuration key, in plain types."""
     described = describe_data(data) or {"class": type(data).__name__, "arguments": {}}
     arguments = {n: v for n, v in described["arguments"].items() if n not in _NO_PART}
     values = {"format": FORMAT, "data": described["class"]}
@@ -186,11 +176,7 @@ def distilled_steps(schedule: DistillationSchedule, total_steps: int) -> range:
 
 
 def check_hooks(module: LightningModule, data: object) -> None:
-    """Refuses code of others between the data set and the step: no digest tells what it does.
-
-    Raises:
-        InputError: A hook on batches is neither Lightning's nor this library's.
-    """
+    """Refuses code of others between the data set and the step: no digest tells what it does."""
     for key, part in (("model", module), ("data", data)):
         if (name := hook_of_others(part)) is not None:
             raise InputError(
@@ -202,11 +188,7 @@ def check_hooks(module: LightningModule, data: object) -> None:
 
 
 def check_same_run(store: TargetStore, module: LightningModule, trainer: Trainer) -> None:
-    """Refuses targets of another run.
-
-    Raises:
-        InputError: Something that the targets depend on differs, or cannot be compared.
-    """
+    """Refuses targets of another run."""
     data = keyed_data(trainer)
     check_hooks(module, data)
     stored = store.plan.run

@@ -18,15 +18,7 @@ def is_state_key(key: str) -> bool:
 
 
 def check_teachers_are_over(checkpoint: Mapping[str, Any], max_steps: int) -> None:
-    """Refuses to go on without teachers while the checkpoint's window is still open.
-
-    Args:
-        checkpoint: A checkpoint of a training run.
-        max_steps: Optimizer steps of the run that goes on.
-
-    Raises:
-        InputError: The window is open, or opens again as the run has become longer.
-    """
+    """Refuses to go on without teachers while the checkpoint's window is still open."""
     for key, state in (checkpoint.get("callbacks") or {}).items():
         if is_state_key(key):
             _check_is_over(state, int(checkpoint["global_step"]), max_steps)
@@ -52,16 +44,7 @@ def _check_is_over(state: Mapping[str, Any], step: int, max_steps: int) -> None:
 def check_began_with_teachers(
     checkpoint: Mapping[str, Any], allowed: bool, state_key: str = STATE_KEY
 ) -> None:
-    """Refuses teachers in a run whose checkpoint was written without any.
-
-    Args:
-        checkpoint: A checkpoint of a training run.
-        allowed: Whether the user allows that the teachers change.
-        state_key: The callback's.
-
-    Raises:
-        InputError: The run has made steps without teachers, and that they change is not allowed.
-    """
+    """Refuses teachers in a run whose checkpoint was written without any."""
     if not allowed and checkpoint["global_step"] and state_key not in checkpoint["callbacks"]:
         raise InputError(
             f"the checkpoint's {checkpoint['global_step']} steps were made without teachers",

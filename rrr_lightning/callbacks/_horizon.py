@@ -20,13 +20,6 @@ def count_steps(trainer: Trainer, at_least: int = 0) -> int:
     """Returns the number of optimizer steps of the whole run: `max_steps`, or epochs x batches.
 
     Reads the number of batches, so it can be called from `on_train_start` on.
-
-    Args:
-        trainer: The trainer of the run.
-        at_least: The steps of the run that is resumed, as a run may grow, but not shrink.
-
-    Raises:
-        InputError: If the run is bounded by neither, but by time or not at all; or shrinks.
     """
     bounds: list[int] = []
     if trainer.max_steps >= 0:
@@ -57,11 +50,7 @@ def step_bounds(trainer: Trainer) -> dict[str, int | None]:
 
 
 def check_bounds(trainer: Trainer, before: dict[str, int | None]) -> None:
-    """Refuses a run whose number of steps was changed after it had started.
-
-    Raises:
-        InputError: A callback or the module changed one of the `step_bounds`.
-    """
+    """Refuses a run whose number of steps was changed after it had started."""
     now = step_bounds(trainer)
     for name in now:
         check(

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrr_lightning.callbacks._clock import PHASES, STUDENT, TEACHER
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import atomic_file, read_json
+
+STUDENT, TEACHER, WAIT = "student_step", "teacher_forward", "data_wait"
+VALIDATION, CHECKPOINT, SET_UP, OTHER = "validation", "checkpoint", "set_up", "other"
+PHASES = (STUDENT, TEACHER, WAIT, VALIDATION, CHECKPOINT, SET_UP, OTHER)
 
 VERSION = 1
 FILE = "ledger.json"
@@ -155,13 +158,6 @@ def continued(
 
     The one that knows more tells what was paid. Steps that are not in the checkpoint are done once
     more, and counted as redone.
-
-    Args:
-        kept: The ledger in the checkpoint; None where the run begins again at its first step.
-        on_disk: The ledger in the file; None where there is none of this run.
-        step: Where the run goes on.
-        hardware: What it goes on on.
-        world_size: The number of devices.
     """
     known = [each for each in (on_disk, kept) if each is not None]
     paid = max(known, key=lambda each: (each["steps"], each["seconds"]))
@@ -178,11 +174,7 @@ def continued(
 
 
 def check_ledger(ledger: Any, whose: str) -> dict[str, Any]:
-    """Returns a ledger that was read from somewhere.
-
-    Raises:
-        InputError: It is none, or of another version.
-    """
+    """Returns a ledger that was read from somewhere."""
     if not isinstance(ledger, dict) or ledger.get("version") != VERSION:
         raise InputError(
             f"{whose} is no cost ledger of this version",
@@ -194,11 +186,7 @@ def check_ledger(ledger: Any, whose: str) -> dict[str, Any]:
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:
-    """Returns the ledger in a file, None where there is no file.
-
-    Raises:
-        InputError: The file is damaged, or of another version.
-    """
+    """Returns the ledger in a file, None where there is no file."""
     if not path.exists():
         return None
     return check_ledger(read_json(path, "cost.path"), str(path))

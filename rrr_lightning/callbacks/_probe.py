@@ -47,11 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def refuse_own_tokens(batch: Any) -> None:
-    """Refuses token labels that are the input itself, which a causal language model shifts.
-
-    Raises:
-        InputError: At least eight tokens have a label, and every label is the token it stands at.
-    """
+    """Refuses token labels that are the input itself, which a causal language model shifts."""
     if isinstance(batch, Mapping):
         tokens, labels = batch.get("input_ids"), batch.get("labels")
     elif isinstance(batch, tuple | list) and len(batch) == 2:
@@ -139,19 +135,7 @@ class TeacherProbe:
     def run(
         self, trainer: Trainer, batches: Iterable[Any], what: str, is_final: bool = True
     ) -> None:
-        """Runs every teacher that has not been tried yet, on as many batches as it takes.
-
-        Args:
-            trainer: The student's trainer.
-            batches: Batches on the device.
-            what: What to call them in messages.
-            is_final: False where the student's step may still turn the batch into what a teacher
-                takes: one that fails on the first then waits for the next call.
-
-        Raises:
-            InputError: Rows that are not [N, C] of the student's C, NaN or infinity, or an accuracy
-                below the minimum.
-        """
+        """Runs every teacher that has not been tried yet, on as many batches as it takes."""
         if not self._waiting:
             return
         trials = [Trial(teacher) for teacher in self._waiting]

@@ -11,18 +11,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from rrr_lightning.callbacks._clock import (
-    CHECKPOINT,
-    OTHER,
-    STUDENT,
-    TEACHER,
-    WAIT,
-    DeviceClock,
-    PhaseClock,
-)
+from rrr_lightning.callbacks._clock import DeviceClock, PhaseClock
 from rrr_lightning.callbacks._flops import FlopMeter, shapes_of
 from rrr_lightning.callbacks._hardware import EnergyMeter, peak_memory
-from rrr_lightning.callbacks._ledger import Part
+from rrr_lightning.callbacks._ledger import CHECKPOINT, OTHER, STUDENT, TEACHER, WAIT, Part
 from rrr_lightning.callbacks._sources import TeacherMeter
 from rrr_lightning.callbacks._splice import Shadow
 from rrr_lightning.distillation.teacher import Teacher

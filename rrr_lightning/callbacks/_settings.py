@@ -16,11 +16,7 @@ from rrr_lightning.errors import InputError, check
 
 
 def list_specs(teachers: Any, targets: str | None) -> list[Any]:
-    """Returns the teachers as a list, empty where stored targets take their place.
-
-    Raises:
-        InputError: There are neither, or both.
-    """
+    """Returns the teachers as a list, empty where stored targets take their place."""
     is_list = isinstance(teachers, Sequence) and not isinstance(teachers, str)
     specs = [] if teachers is None else list(teachers) if is_list else [teachers]
     for each in specs:
@@ -78,14 +74,7 @@ def check_options(
 def describe_settings(
     loss: nn.Module, schedule: DistillationSchedule, pool: TeacherPool, targets: str | None
 ) -> dict[str, Any]:
-    """Returns what decides weight, draw and loss of a step, by configuration key.
-
-    Args:
-        loss: The loss.
-        schedule: The schedule.
-        pool: The pool.
-        targets: The identity of the stored targets; None with teachers.
-    """
+    """Returns what decides weight, draw and loss of a step, by configuration key."""
     settings: dict[str, Any] = {"loss": repr(loss)}
     for section, values in (("schedule", schedule), ("pool", pool)):
         settings |= {f"{section}.{name}": value for name, value in asdict(values).items()}
@@ -95,13 +84,7 @@ def describe_settings(
 def check_same_settings(
     state: Mapping[str, Any], settings: Mapping[str, Any], other_teachers: bool
 ) -> None:
-    """Refuses to go on with other settings than those of a checkpoint's state.
-
-    Args:
-        state: The state.
-        settings: What the run that goes on was given.
-        other_teachers: Whether the user allows other teachers, or their targets in their place.
-    """
+    """Refuses to go on with other settings than those of a checkpoint's state."""
     for name, stored in {"targets": None, **state["settings"]}.items():
         if settings[name] != stored and not (other_teachers and name == "targets"):
             raise InputError(

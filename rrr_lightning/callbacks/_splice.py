@@ -152,12 +152,7 @@ class RowCapture:
         self.calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
     def open(self, on_input: OnInput | None = None) -> None:
-        """Starts to catch.
-
-        Args:
-            on_input: Called with the network and its arguments, once, before the network runs;
-                not inside a compiled graph, where `calls` has them afterwards.
-        """
+        """Starts to catch."""
         self.abandon()
         waiting = [on_input]
 

@@ -117,11 +117,7 @@ class DistilledStep:
         return to_log
 
     def check_finite(self) -> None:
-        """Refuses losses since the last call that are not finite; waits for the device.
-
-        Raises:
-            InputError: It says at which step it began, and whose loss it was.
-        """
+        """Refuses losses since the last call that are not finite; waits for the device."""
         losses, self._losses = list(self._losses), deque(maxlen=MOST_LOSSES)
         if not losses:
             return

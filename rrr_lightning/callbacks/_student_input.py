@@ -41,11 +41,7 @@ class StudentInput:
     def __call__(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Any
     ) -> Any:
-        """Returns the batch with what the network was called with; `batch` where that is its own.
-
-        Raises:
-            InputError: The teachers can be called neither with the one nor with the other.
-        """
+        """Returns the batch with what the network was called with, or `batch` if that is its own."""
         if not self.is_known:
             return batch
         seen = as_batch(network, args, kwargs, batch)
@@ -81,14 +77,7 @@ class StudentInput:
 def as_batch(
     network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Any
 ) -> Any:
-    """Returns what a network was called with in the form of its batch.
-
-    Returns:
-        `batch` itself where the network was called with tensors of it. Otherwise the tensor in the
-        place of the batch's first element, or a dict of the tensors by the names of the network's
-        arguments, with the batch's `labels` where a tensor beside them is the batch's own or where
-        the labels are those of words.
-    """
+    """Returns what a network was called with in the form of its batch."""
     tensors = _arguments(network, args, kwargs)
     if isinstance(batch, Mapping):
         own = [value for value in batch.values() if isinstance(value, Tensor)]
@@ -109,12 +98,7 @@ def as_batch(
 
 
 def refuse_changed(seen: Any, batch: Any, key: str = KEY) -> None:
-    """Refuses an input of the student's network that does not hold the values of the batch.
-
-    Raises:
-        InputError: The values or their order differ, so that the rows of a teacher that sees the
-            batch would belong to something else.
-    """
+    """Refuses an input of the student's network that does not hold the values of the batch."""
     if seen is batch:
         return
     own = [value for value in _tensors(batch) if value.numel()]
@@ -132,11 +116,7 @@ def refuse_changed(seen: Any, batch: Any, key: str = KEY) -> None:
 
 
 def _check_masked_words(seen: Any, batch: Any) -> None:
-    """Refuses the batch's labels of words where the network was called with other words.
-
-    Raises:
-        InputError: It was.
-    """
+    """Refuses the batch's labels of words where the network was called with other words."""
     if not isinstance(batch, Mapping) or not isinstance(seen, Mapping) or not _labels_words(batch):
         return
     own, given = (_tensors(each) for each in (batch, seen))

@@ -35,11 +35,7 @@ _HELD_IN: dict[str, Precision] = {
 def load_teachers(
     specs: Sequence[Any], inputs: Callable[[Any], Any] | None, module: LightningModule
 ) -> list[Teacher]:
-    """Returns the teachers of specs and networks, held against the student `module`.
-
-    Raises:
-        InputError: If one cannot be loaded, or does not fit the student.
-    """
+    """Returns the teachers of specs and networks, held against the student `module`."""
     teachers = []
     for number, spec in enumerate(specs):
         key = f"distillation.teachers[{number}]"
@@ -50,11 +46,7 @@ def load_teachers(
 
 
 def match_teachers(teachers: Sequence[Teacher], module: LightningModule) -> int | None:
-    """Holds teachers against the student's columns; returns their number where it is known.
-
-    Raises:
-        InputError: If the columns of a teacher mean something else, or it is the student itself.
-    """
+    """Holds teachers against the student's columns; returns their number where it is known."""
     for key, name, network in [
         ("model", type(module).__name__, module),
         *((teacher.key, teacher.name, teacher.network) for teacher in teachers),
@@ -99,13 +91,7 @@ def _refuse_causal(key: str, name: str, network: nn.Module) -> None:
 def place_teachers(
     teachers: Sequence[Teacher], trainer: Trainer, precision: Precision | None
 ) -> None:
-    """Places teachers where the student is; those loaded from specs in float32 for the time being.
-
-    Args:
-        teachers: Loaded teachers.
-        trainer: The student's trainer.
-        precision: As asked for; None leaves networks that came as objects as they are.
-    """
+    """Places teachers where the student is; those loaded from specs in float32 at first."""
     for teacher in teachers:
         teacher.place(trainer.strategy.root_device, "32" if teacher.owned else precision)
 
@@ -122,17 +108,6 @@ def cheapen_teacher(
 
     Where the rows end up too far from those of float32, the teacher runs as it was loaded, in the
     precision that was asked for.
-
-    Args:
-        teacher: A placed teacher; nothing is done to one that came as an object.
-        batch: A batch to compare on.
-        plain: The teacher's rows of that batch so far.
-        trainer: The student's trainer.
-        precision: As asked for; None for the default of the trainer and its device.
-        compiled: Compile it as well.
-
-    Raises:
-        InputError: It cannot be compiled here.
     """
     chosen = precision or default_precision(teacher, trainer)
     if not teacher.owned or chosen is None:

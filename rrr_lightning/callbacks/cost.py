@@ -17,10 +17,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rrr_lightning.callbacks._clock import OTHER, TEACHER, VALIDATION, WAIT
 from rrr_lightning.callbacks._hardware import describe_git, describe_hardware, describe_versions
 from rrr_lightning.callbacks._ledger import (
     FILE,
+    OTHER,
+    TEACHER,
+    VALIDATION,
+    WAIT,
     Part,
     add_part,
     check_ledger,

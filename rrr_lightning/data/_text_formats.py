@@ -125,11 +125,7 @@ def _say_one_document(location: str, length: int) -> None:
 
 
 def check_column(column: str, known: list[str], place: str) -> None:
-    """Refuses a column that is not there.
-
-    Raises:
-        InputError: `column` is not among `known`.
-    """
+    """Refuses a column that is not there."""
     if column not in known:
         raise InputError(
             f"{place} has no such column{did_you_mean(column, known)}",

@@ -142,11 +142,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         return None
 
     def test_dataloader(self) -> Any:
-        """Returns the loader of this rank's share of the test set.
-
-        Raises:
-            InputError: There is no test set.
-        """
+        """Returns the loader of this rank's share of the test set."""
         found = self.test_set()
         if found is None:
             raise InputError(
@@ -181,11 +177,7 @@ class KeyedDataModule(LightningDataModule, ABC):
         return values
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on with another order of samples; a validation run may have any.
-
-        Raises:
-            InputError: A value differs from the checkpoint's.
-        """
+        """Refuses to go on with another order of samples; a validation run may have any."""
         for name, value in self.state_dict().items():
             if self._batches is not None and state_dict[name] != value:
                 raise InputError(

@@ -39,15 +39,7 @@ def fingerprint(parts: Any) -> str:
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> None:
-    """Makes a folder, unless it is there.
-
-    Args:
-        target: The folder; that it exists means that it is complete.
-        build: Fills the folder that it is given, which may hold what an earlier call left.
-
-    Raises:
-        InputError: The cache cannot be written.
-    """
+    """Makes a folder, unless it is there."""
     from filelock import FileLock
 
     with writing(target.parent):
@@ -71,15 +63,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name and gives it its own when it is on the disk.
-
-    Args:
-        path: The file.
-        write: Writes the file that it is given.
-
-    Raises:
-        InputError: The cache cannot be written.
-    """
+    """Writes a file under another name and gives it its own when it is on the disk."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with writing(path.parent.parent):
         write(unfinished)

@@ -36,11 +36,7 @@ class GlueRows:
 
 
 def check_rows(rows: GlueRows, task: GlueTask) -> GlueRows:
-    """Returns the rows as they are.
-
-    Raises:
-        InputError: There are none, a text is missing, or a label is outside the task's set.
-    """
+    """Returns the rows as they are."""
     if not len(rows):
         raise InputError(f"{rows.where} holds no rows", key="data.source")
     for column, texts in zip(task.columns, rows.texts, strict=True):

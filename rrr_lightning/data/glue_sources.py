@@ -22,16 +22,7 @@ MOST_NAMES = 12
 
 
 def read_split(source: str, task: GlueTask, split: str) -> GlueRows:
-    """Returns the rows of a split of a task.
-
-    Args:
-        source: A folder with a folder per task, or a hub id.
-        task: The task.
-        split: The split's name on the hub, such as `validation_matched`.
-
-    Raises:
-        InputError: There is no such source, task or split, a file is damaged, or a row is bad.
-    """
+    """Returns the rows of a split of a task."""
     path = Path(source).expanduser()
     if path.is_dir():
         folder = _task_folder(path, task)
@@ -55,11 +46,7 @@ def read_split(source: str, task: GlueTask, split: str) -> GlueRows:
 
 
 def has_diagnostic(source: str) -> bool:
-    """Returns whether a source has the diagnostic set.
-
-    Raises:
-        InputError: The source is a hub id that cannot be asked.
-    """
+    """Returns whether a source has the diagnostic set."""
     path = Path(source).expanduser()
     if path.is_dir():
         return _find_folder(path, DIAGNOSTIC) is not None

@@ -179,14 +179,6 @@ DIAGNOSTIC_SPLIT = "diagnostic"
 def find_task(name: str, key: str = "data.task", accepted: Sequence[str] | None = None) -> GlueTask:
     """Returns a task by its name on the hub or its official name, in any case.
 
-    Args:
-        name: The name.
-        key: The argument or option that gave it.
-        accepted: What a message says would have been; the names of the tasks by default.
-
-    Raises:
-        InputError: There is no such task.
-
     >>> find_task("SST-2").name
     'sst2'
     """

@@ -46,15 +46,7 @@ class Cut:
         return next((factor for factor in FACTORS if factor <= enough), 1)
 
     def of(self, pixels: Pixels, factor: int = 1) -> torch.Tensor:
-        """Returns the view of an image.
-
-        Args:
-            pixels: The image, reduced by a factor: uint8 of shape [H, W, 3].
-            factor: The reduction.
-
-        Returns:
-            uint8 of shape [height, width, 3], in memory of its own.
-        """
+        """Returns the view of an image."""
         if factor == 1:
             views = _resized(pixels, self.box, self.size)
         else:

@@ -44,9 +44,6 @@ def decode(encoded: bytes, name: str) -> Image.Image:
 
     Grey, palette and CMYK images are converted; of images with an alpha channel the colours are
     taken as they are stored; 16-bit grey is scaled to 8 bits.
-
-    Raises:
-        InputError: The image is corrupt or cut short, or is of 32 bits; the message holds `name`.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded), formats=_formats())
@@ -117,16 +114,7 @@ def _is_turned(encoded: bytes) -> bool:
 def decoded_view(
     encoded: bytes, name: Callable[[], str], cut: Callable[[int, int], Cut]
 ) -> torch.Tensor:
-    """Returns the view of an image, uint8 of shape [height, width, 3].
-
-    Args:
-        encoded: The file.
-        name: Returns the name of the image for an error message.
-        cut: Returns the cut for a width and a height.
-
-    Raises:
-        InputError: The image is corrupt or cut short.
-    """
+    """Returns the view of an image, uint8 of shape [height, width, 3]."""
     if _is_turned(encoded):
         _say(TURNED)
     # Where simplejpeg fails, Pillow decodes the file or says what is wrong with it.

@@ -227,11 +227,7 @@ def _names(feature: Any) -> Sequence[str]:
 
 
 def files_and_folders(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the names of files and of folders in a folder, without those that are no data.
-
-    Raises:
-        InputError: It cannot be read.
-    """
+    """Returns the names of files and of folders in a folder, without those that are no data."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir()) for entry in entries)

@@ -53,11 +53,7 @@ class ImageSplits:
         self._opened: dict[str, ImageSource] = {}
 
     def open(self, split: str) -> ImageSource:
-        """Returns a split.
-
-        Raises:
-            InputError: It cannot be read, or does not have the classes of the training split.
-        """
+        """Returns a split."""
         if split not in self._opened:
             found = self._open(split)
             if split != self.chosen.train:

@@ -31,12 +31,6 @@ class View(Protocol):
 def random_box(width: int, height: int, min_scale: float, chance: random.Random) -> Box:
     """Draws (left, upper, right, lower) of a random resized crop.
 
-    Args:
-        width: Width of the image.
-        height: Height of the image.
-        min_scale: Least share of the image's area; the greatest is 1.
-        chance: Where the numbers come from; five of them or a few more are drawn.
-
     Source:
         torchvision `RandomResizedCrop.get_params`: ten attempts, then the largest central box.
     """
@@ -125,16 +119,7 @@ class ShiftedViews:
     def __call__(
         self, images: torch.Tensor, epochs: torch.Tensor, indices: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the views of a batch.
-
-        Args:
-            images: uint8 of shape [B, H, W, 3].
-            epochs: int64 of shape [B].
-            indices: int64 of shape [B].
-
-        Returns:
-            uint8 of shape [B, H, W, 3].
-        """
+        """Returns the views of a batch."""
         batch, height, width, _ = images.shape
         draws = torch.empty(batch, 3, dtype=torch.int64)
         for epoch in set(epochs.tolist()):

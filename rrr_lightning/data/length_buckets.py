@@ -52,12 +52,6 @@ class LengthBuckets(KeyedBatches):
 
 
 def evaluation_order(lengths: torch.Tensor, world_size: int = 1) -> torch.Tensor:
-    """Returns an order of samples by length, in which neighbouring parts are alike.
-
-    Args:
-        lengths: The length of every sample, int64 of shape [N].
-        world_size: Number of ranks; each takes one of as many neighbouring parts of the order, and
-            every part runs from the short samples to the long ones.
-    """
+    """Returns an order of samples by length, in which neighbouring parts are alike."""
     by_length = lengths.argsort(stable=True)
     return torch.cat([by_length[rank::world_size] for rank in reversed(range(world_size))])

@@ -79,12 +79,7 @@ class _Guarded(Dataset[Any]):
 
 
 def automatic_workers(devices: int) -> int:
-    """Returns one less than a device's share of the cores, at most 16.
-
-    Args:
-        devices: The devices of this machine. They share the cores that this process may use, except
-            where SLURM has started one task per device: then these are the task's own.
-    """
+    """Returns one less than a device's share of the cores, at most 16."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     of_task = _cores_of_task(devices)

@@ -26,14 +26,7 @@ KEY = "data.cache_dir"
 def write_part(
     path: Path, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], counts: Mapping[str, int]
 ) -> None:
-    """Writes an Arrow file.
-
-    Args:
-        path: The file.
-        ids: Token ids, sample after sample.
-        lengths: How many ids each sample has.
-        counts: Numbers to be kept in the file's metadata.
-    """
+    """Writes an Arrow file."""
     import pyarrow
 
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
@@ -87,16 +80,7 @@ class MappedSamples:
     def padded(
         self, indices: Sequence[int], length: int, padding: int
     ) -> tuple[Tokens, npt.NDArray[np.int64]]:
-        """Returns samples as rows of one length, and how long each is.
-
-        Args:
-            indices: Which samples, B of them.
-            length: Tokens of a row.
-            padding: The id that fills up a row.
-
-        Returns:
-            int64 of shape [B, T] and of shape [B].
-        """
+        """Returns samples as rows of one length, and how long each is."""
         ids_BT = np.full((len(indices), length), padding, dtype=np.int64)
         lengths_B = np.zeros(len(indices), dtype=np.int64)
         parts = np.searchsorted(self._starts, indices, side="right") - 1

@@ -42,16 +42,7 @@ def mix(words: Words) -> Words:
 
 
 def random_words(seed: int, keys: Sequence[Key], length: int) -> Words:
-    """Returns 64 random bits for each position of each sample.
-
-    Args:
-        seed: The seed, 0 or more.
-        keys: The (epoch, index) of B samples.
-        length: The number of positions T.
-
-    Returns:
-        uint64 of shape [B, T]; row b depends on `seed` and `keys[b]` alone.
-    """
+    """Returns 64 random bits for each position of each sample."""
     pairs = np.array(keys, dtype=np.uint64).reshape(-1, 2)
     state = mix(np.full(len(pairs), seed, dtype=np.uint64) + (pairs[:, 0] + np.uint64(1)) * _STRIDE)
     state = mix(state + (pairs[:, 1] + np.uint64(1)) * _STRIDE)
@@ -59,11 +50,7 @@ def random_words(seed: int, keys: Sequence[Key], length: int) -> Words:
 
 
 def check_probability(probability: float) -> None:
-    """Refuses what is not the probability of a mask.
-
-    Raises:
-        InputError: `probability` is not between 0 and 1.
-    """
+    """Refuses what is not the probability of a mask."""
     if not 0 < probability < 1:
         raise InputError(
             "out of range",
@@ -107,16 +94,7 @@ class Masking:
         self._replacements = np.flatnonzero(self._ordinary)
 
     def __call__(self, ids_BT: Tokens, keys: Sequence[Key]) -> tuple[Tokens, Tokens]:
-        """Returns the input and the labels of a batch.
-
-        Args:
-            ids_BT: Token ids, int64.
-            keys: The (epoch, index) of the B samples.
-
-        Returns:
-            Token ids in which most of the chosen tokens are hidden, and labels: the former token
-            where one was chosen, -100 elsewhere.
-        """
+        """Returns the input and the labels of a batch."""
         words_BT = random_words(self._seeds[0], keys, ids_BT.shape[1])
         choice_BT, fate_BT = words_BT >> _HALF, words_BT & np.uint64(2**32 - 1)
         threshold = np.uint64(round(self.probability * 2**32))

@@ -16,11 +16,7 @@ from rrr_lightning.errors import InputError
 
 
 def pace(trainer: Trainer, batches: EndlessBatches) -> dict[str, Any]:
-    """Sets accumulation and validation interval; returns the former values by attribute name.
-
-    Raises:
-        InputError: A setting of the trainer contradicts the plan, or nothing bounds the run.
-    """
+    """Sets accumulation and validation interval; returns the former values by attribute name."""
     finite_epochs = isinstance(trainer.limit_train_batches, int)
     _refuse_contradictions(trainer, batches)
     if not finite_epochs:

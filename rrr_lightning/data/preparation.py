@@ -46,18 +46,7 @@ class Chunk:
 
 
 def prepare(documents: Documents, encoder: Encoder, tokenizer_json: str, cache: Path) -> Path:
-    """Returns the folder of the tokenized documents, made now if it is not there.
-
-    Args:
-        documents: What to tokenize.
-        encoder: How.
-        tokenizer_json: The tokenizer, as a part of what determines the result.
-        cache: The folder of prepared data.
-
-    Raises:
-        InputError: The documents cannot be read, none has two tokens, or the cache cannot be
-            written.
-    """
+    """Returns the folder of the tokenized documents, made now if it is not there."""
     recipe = {
         "format": [FORMAT, CHUNK_DOCUMENTS, PART_CHUNKS],
         "documents": documents.fingerprint(),

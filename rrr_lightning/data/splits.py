@@ -49,18 +49,7 @@ def role_of(name: str) -> str | None:
 def choose_splits(
     names: Sequence[str], source: str, train_split: str = "train", val_split: str | None = None
 ) -> Chosen:
-    """Returns which of a source's splits are for training, validation and testing.
-
-    Args:
-        names: The splits that there are.
-        source: What to call the source in messages.
-        train_split: The name of the training split; `train` stands for any word for training.
-        val_split: The name of the validation split; None for any word for validation, or else for
-            the test split.
-
-    Raises:
-        InputError: There is no such split, or there are two for one role.
-    """
+    """Returns which of a source's splits are for training, validation and testing."""
     train = _by_role(names, source, "training") if train_split == "train" else None
     train = train or _by_name(names, source, "train_split", train_split)
     if val_split is not None:
@@ -98,16 +87,6 @@ def split_files(paths: Iterable[str], asked: Sequence[str | None]) -> dict[str |
     """Groups relative paths of files by the split that a folder or file name in them names.
 
     The outermost folder or name with a word for a split decides; words end at `-`, `_` and `.`.
-
-    Args:
-        paths: Paths with `/`.
-        asked: Names that the user has set, which count as words for a split too.
-
-    Returns:
-        The files of each split, and those of none under None.
-
-    Raises:
-        InputError: A name has words for two splits, or a split has a folder and files beside it.
     """
     groups: dict[str | None, list[str]] = {}
     forms: dict[str, str] = {}
@@ -148,11 +127,7 @@ def is_ignored(name: str) -> bool:
 
 
 def check_not_saved_to_disk(folder: Path) -> None:
-    """Refuses a folder that `save_to_disk` of `datasets` has written.
-
-    Raises:
-        InputError: It is one.
-    """
+    """Refuses a folder that `save_to_disk` of `datasets` has written."""
     if any((folder / name).is_file() for name in SAVED_TO_DISK):
         raise InputError(
             "is a folder that save_to_disk of datasets has written",

@@ -16,11 +16,7 @@ _ACCEPTED = "a folder or hub id of a tokenizer, or a checkpoint of a text model 
 
 
 def stored_tokenizer(path: Path) -> Any:
-    """Returns the tokenizer in a checkpoint; it is opened without running any code from it.
-
-    Raises:
-        InputError: The file is no checkpoint of this library, or carries no tokenizer.
-    """
+    """Returns the tokenizer in a checkpoint; it is opened without running any code from it."""
     content = read_checkpoint(path, KEY, device="meta")
     described = content.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping):
@@ -34,16 +30,7 @@ def stored_tokenizer(path: Path) -> Any:
 def tokenizer_from(
     tokenizer_json: str | None, special_token_ids: Mapping[str, int] | None, whose: str
 ) -> Any:
-    """Returns a tokenizer from what travels in a checkpoint.
-
-    Args:
-        tokenizer_json: The whole tokenizer, if it is known.
-        special_token_ids: The ids of its special tokens by name, if they are known.
-        whose: Whose tokenizer it is, for messages.
-
-    Raises:
-        InputError: One of the two is not known, or it has no padding token.
-    """
+    """Returns a tokenizer from what travels in a checkpoint."""
     if not tokenizer_json or not special_token_ids:
         raise InputError(f"{whose} carries no tokenizer", key=KEY, accepted=_ACCEPTED)
     try:

@@ -172,11 +172,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
 
 
 def check_settings(data: TextDataModule) -> None:
-    """Refuses values out of range and settings that exclude each other.
-
-    Raises:
-        InputError: The first of them, with its key.
-    """
+    """Refuses values out of range and settings that exclude each other."""
     if data.sequence_length < SHORTEST_SEQUENCE:
         raise InputError(
             "is too short",

@@ -34,14 +34,7 @@ Batch = dict[str, torch.Tensor]
 def masked_batch(
     ids_BT: Tokens, lengths_B: npt.NDArray[np.int64], masking: Masking, keys: Sequence[Key]
 ) -> Batch:
-    """Returns `input_ids`, `attention_mask` and `labels`, all int64 [B, T].
-
-    Args:
-        ids_BT: Padded token ids.
-        lengths_B: How many tokens of each row are not padding.
-        masking: Chooses and hides the targets.
-        keys: The (epoch, index) of each row, which key its masks.
-    """
+    """Returns `input_ids`, `attention_mask` and `labels`, all int64 [B, T]."""
     inputs_BT, labels_BT = masking(ids_BT, keys)
     attention_BT = np.arange(ids_BT.shape[1]) < lengths_B[:, None]
     arrays = {
@@ -126,20 +119,7 @@ def open_stream(
     seed: int,
     cache: Path,
 ) -> StreamedText:
-    """Returns the documents of files as a stream, after a look at the first of them.
-
-    Args:
-        documents: The files.
-        encoder: From texts to samples.
-        masking: Chooses and hides the targets.
-        padding: The id that fills up a row.
-        global_batch_size: Samples of one optimizer step.
-        seed: Seed of the order.
-        cache: The folder of prepared data, which keeps how many documents a file has.
-
-    Raises:
-        InputError: The first documents have fewer than two tokens, or cannot be read.
-    """
+    """Returns the documents of files as a stream, after a look at the first of them."""
     first = encoder(list(islice(documents, FIRST_LOOK)))
     if all(map(encoder.is_short, first)):
         raise InputError(

@@ -38,16 +38,7 @@ def kind_of(location: str) -> tuple[str, str] | None:
 
 
 def read_documents(location: str, column: str, start: int = 0) -> Reader:
-    """Yields the documents of a file, and returns how many it has when it is through.
-
-    Args:
-        location: A path, or an address such as `hf://datasets/allenai/c4/en/…json.gz`.
-        column: The column or key that holds the text; plain text files have none.
-        start: How many documents to pass over.
-
-    Raises:
-        InputError: The file is corrupt or empty, is not UTF-8, or has no text in `column`.
-    """
+    """Yields the documents of a file, and returns how many it has when it is through."""
     kind = kind_of(location)
     if kind is None:
         raise InputError("unknown format", key="data.source", found=location, accepted=KINDS)
@@ -60,11 +51,7 @@ def read_documents(location: str, column: str, start: int = 0) -> Reader:
 
 
 def sizes_of(locations: Sequence[str]) -> list[int]:
-    """Returns the sizes of files in bytes; a folder that is far away is asked once.
-
-    Raises:
-        InputError: A file that is far away is not there.
-    """
+    """Returns the sizes of files in bytes; a folder that is far away is asked once."""
     listings: dict[str, dict[str, int]] = {}
     return [
         _remote_size(location, listings) if "://" in location else os.stat(location).st_size

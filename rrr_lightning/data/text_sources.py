@@ -45,20 +45,7 @@ def open_documents(
     column: str,
     streaming: bool,
 ) -> tuple[Documents, Documents | None, Documents | None]:
-    """Returns the documents of the training split, and of validation and test split if there.
-
-    Args:
-        source: `embedded`, a file (a training split), a folder of files, or a hub id.
-        config: The configuration of a data set on the hub.
-        train_split: A split on the hub, or a word in the names of a folder's files or sub-folders;
-            `train` stands for any word for training.
-        val_split: The same; None for any word for validation, or else the test split.
-        column: The column or key that holds the text.
-        streaming: Whether files on the hub are to be read where they are.
-
-    Raises:
-        InputError: The source, a split or the column is not there.
-    """
+    """Returns the documents of the training split, and of validation and test split if there."""
     path = Path(source).expanduser()
     if config is not None and (source == EMBEDDED or path.exists()):
         raise InputError("is for data sets on the hub", key="data.config", found=config)
@@ -92,18 +79,7 @@ def choose_documents(
     most: int | None = None,
     most_of_validation: int | None = None,
 ) -> tuple[Documents, Documents]:
-    """Returns the documents to train on and to validate on.
-
-    Args:
-        train: The training split.
-        validation: The validation split, if there is one.
-        tuning_fraction: Part of the training documents to validate on instead.
-        most: Use only the first so many training documents.
-        most_of_validation: Use only the first so many validation documents.
-
-    Raises:
-        InputError: There is nothing to validate on.
-    """
+    """Returns the documents to train on and to validate on."""
     whole = train if most is None else FirstDocuments(train, most)
     if tuning_fraction:
         train = TuningDocuments(whole, tuning_fraction, held_out=False)

@@ -15,15 +15,7 @@ NEEDED_TO_CLASSIFY = ("pad_token",)
 
 
 def load_tokenizer(spec: str, needed: Sequence[str] = NEEDED) -> Any:
-    """Returns the fast tokenizer of a folder or hub id.
-
-    Args:
-        spec: The folder, or the hub's id.
-        needed: The special tokens it must have; by default those of a masked language model.
-
-    Raises:
-        InputError: There is none, or it has no mask token or another token that is needed.
-    """
+    """Returns the fast tokenizer of a folder or hub id."""
     import transformers
 
     accepted = "train:<size>, " * (needed == NEEDED)
@@ -37,11 +29,7 @@ def load_tokenizer(spec: str, needed: Sequence[str] = NEEDED) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, name: str, needed: Sequence[str] = NEEDED) -> None:
-    """Refuses a tokenizer that cannot serve a masked language model, or has not what is needed.
-
-    Raises:
-        InputError: It is a slow one, lacks a special token, or has special tokens only.
-    """
+    """Refuses a tokenizer that cannot serve a masked language model, or has not what is needed."""
     if not tokenizer.is_fast:
         raise InputError(
             "is not a fast tokenizer",
@@ -68,10 +56,6 @@ def rebuild_tokenizer(tokenizer_json: str, special_token_ids: Mapping[str, int])
     Of a pair of texts it gives `token_type_ids` where its special tokens go with some, as BERT's
     do and RoBERTa's do not. transformers knows that by the class of a tokenizer, which does not
     travel.
-
-    Args:
-        tokenizer_json: The whole tokenizer, as `tokenizer.json` has it.
-        special_token_ids: The ids of the special tokens by name, such as `mask_token`.
     """
     import transformers
     from tokenizers import Tokenizer

@@ -31,11 +31,7 @@ RULES = 1  # to be raised when the same documents come to give another vocabular
 
 
 def trained_size(spec: str) -> int | None:
-    """Returns the size that `train:<size>` asks for; None for the name of a ready tokenizer.
-
-    Raises:
-        InputError: The size is not a whole number, or too small.
-    """
+    """Returns the size that `train:<size>` asks for; None for the name of a ready tokenizer."""
     if not spec.startswith("train:"):
         return None
     size = spec.removeprefix("train:")
@@ -50,16 +46,7 @@ def trained_size(spec: str) -> int | None:
 
 
 def trained_tokenizer(documents: Documents, size: int, cache: Path) -> Any:
-    """Returns a fast tokenizer trained on documents, from the cache where it is there.
-
-    Args:
-        documents: Texts; the first 50,000 are used.
-        size: Tokens of the vocabulary at most.
-        cache: The folder of prepared data.
-
-    Raises:
-        InputError: The documents cannot be read, or the cache cannot be written.
-    """
+    """Returns a fast tokenizer trained on documents, from the cache where it is there."""
     recipe = {"rules": RULES, "size": size, "documents": documents.fingerprint()}
     target = cache / f"tokenizer-{fingerprint(recipe)}"
 
@@ -73,12 +60,7 @@ def trained_tokenizer(documents: Documents, size: int, cache: Path) -> Any:
 
 
 def train_wordpiece(documents: Iterable[str], size: int) -> str:
-    """Returns the JSON of a lower-casing WordPiece tokenizer like BERT's; always the same.
-
-    Args:
-        documents: Texts; the first 50,000 are used.
-        size: Tokens of the vocabulary at most; fewer where the documents do not give more.
-    """
+    """Returns the JSON of a lower-casing WordPiece tokenizer like BERT's; always the same."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     texts = list(islice(documents, TRAINING_DOCUMENTS))

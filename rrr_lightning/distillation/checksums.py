@@ -25,12 +25,7 @@ class Damaged(Exception):
 
 
 def add_checksum(path: Path, name: str = "") -> None:
-    """Writes the SHA-256 of a safetensors file's tensors into its metadata, for later readers.
-
-    Args:
-        path: The file.
-        name: What the file is to be read as; the checksum is of this too.
-    """
+    """Writes the SHA-256 of a safetensors file's tensors into its metadata, for later readers."""
     with open(path, "rb") as file:
         _, header = _header(file, path)
         metadata, start = dict(header.pop("__metadata__", None) or {}), file.tell()
@@ -44,15 +39,7 @@ def add_checksum(path: Path, name: str = "") -> None:
 
 
 def check_checksum(path: Path, name: str = "") -> None:
-    """Refuses a safetensors file that is not as it was written, as far as it has a checksum.
-
-    Args:
-        path: The file.
-        name: What `add_checksum` was called with; with one, there must be a checksum.
-
-    Raises:
-        Damaged: It has another one than it says, or no header.
-    """
+    """Refuses a safetensors file that is not as it was written, as far as it has a checksum."""
     with open(path, "rb") as file:
         try:
             _, header = _header(file, path)

@@ -23,16 +23,7 @@ Loss = Callable[[Tensor, Any], Tensor]
 
 
 def in_chunks(loss: Loss, student: Tensor, targets: Any) -> Tensor:
-    """Returns the mean over rows of a loss, chunk by chunk where there are many rows and classes.
-
-    Args:
-        loss: From rows [n, C] and their targets [n, ...] to the mean over the rows, a scalar.
-        student: Rows [N, C].
-        targets: Logits [N, C], labels [N] or `SparseTargets` of N rows; they get no gradient.
-
-    Returns:
-        The same as `loss(student, targets)` up to rounding; a scalar that is differentiable once.
-    """
+    """Returns the mean over rows of a loss, in chunks where there are many rows and classes."""
     elements = CHUNK_ELEMENTS.get(student.device.type, CHUNK_ELEMENTS_ELSEWHERE)
     is_trained = torch.is_grad_enabled() and student.requires_grad
     # Less than two chunks are done at once: a second, small one costs a pass and saves nothing.

@@ -21,14 +21,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norms(network: nn.Module) -> int:
-    """Folds every batch norm that directly follows a convolution, in place.
-
-    Args:
-        network: A network in evaluation mode whose weights are ours to change.
-
-    Returns:
-        The number of batch norms folded.
-    """
+    """Folds every batch norm that directly follows a convolution, in place."""
     names = Counter(id(part) for _, part in network.named_modules(remove_duplicate=False))
     return _fold_within(network, {part for part, count in names.items() if count > 1})
 

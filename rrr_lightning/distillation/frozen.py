@@ -78,9 +78,6 @@ def cheapen(module: nn.Module, dtype: torch.dtype | None) -> int:
 
     Batch norms are folded, convolutions over images get the memory layout that they are fastest in,
     and matrix weights are cast to `dtype`, if given.
-
-    Returns:
-        The number of batch norms folded.
     """
     folded = fold_batch_norms(module)
     for parameter in module.parameters():

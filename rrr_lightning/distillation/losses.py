@@ -37,16 +37,6 @@ def kl_divergence(
     With p = softmax(teacher / T) and q = softmax(student / T), per row:
     `forward`: KL(p || q) = Σ p (log p - log q); `reverse`: KL(q || p) = Σ q (log q - log p).
 
-    Args:
-        student: Logits [N, C] of the student.
-        teacher: Logits [N, C] of the teacher.
-        temperature: T > 0; larger values soften both distributions.
-        direction: `forward` follows Hinton et al.; `reverse` is what the code of the authors of
-            the method computes (see docs/method.md).
-
-    Raises:
-        InputError: If the shapes differ or are not [N, C], or C is 1, where every softmax is 1.
-
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", section 2.
 
     >>> kl_divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
@@ -91,14 +81,6 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 
     Per row -Σ p log q, which is the forward KL divergence plus the entropy of the teacher: the same
     gradient, but a value that is not zero where student and teacher agree.
-
-    Args:
-        student: Logits [N, C] of the student.
-        teacher: Logits [N, C] of the teacher.
-        temperature: T > 0; larger values soften both distributions.
-
-    Raises:
-        InputError: If the shapes differ or are not [N, C], or C is 1, where every softmax is 1.
     """
     _check_rows((student, teacher), softmax=True)
     with torch.autocast(student.device.type, enabled=False):
@@ -111,18 +93,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 def logit_mse(
     student: Tensor, teacher: Tensor, center: bool = False, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Returns the mean over rows of the squared difference of the logits, a float32 scalar.
-
-    Args:
-        student: Logits [N, C] of the student.
-        teacher: Logits [N, C] of the teacher.
-        center: Subtract each row's mean first, as a constant added to a row means nothing.
-        reduction: Over the classes of a row: `mean` (as `torch.nn.MSELoss`, so the value shrinks
-            with C) or `sum` (the squared distance).
-
-    Raises:
-        InputError: If the shapes differ or are not [N, C], or one column is to be centred.
-    """
+    """Returns the mean over rows of the squared difference of the logits, a float32 scalar."""
     _check_rows((student, teacher))
     if center and student.shape[1] == 1:
         raise InputError(

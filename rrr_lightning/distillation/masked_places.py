@@ -36,12 +36,7 @@ def masked_places(labels_BT: Tensor) -> Tensor:
 
 
 def carry_places(before: Any, after: Any) -> None:
-    """Counts the masked tokens of a batch on the host, for the same batch on a device.
-
-    Args:
-        before: The batch before the transfer.
-        after: What has become of it, with equal labels.
-    """
+    """Counts the masked tokens of a batch on the host, for the same batch on a device."""
     pair = moved_pair(before, after, "labels")
     if pair is None:
         return

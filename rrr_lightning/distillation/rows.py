@@ -22,15 +22,6 @@ def as_rows(output: Any, batch: Any, whose: str, key: str) -> Tensor:
 
     Logits [B, T, V] for a dict batch with `labels` [B, T] become the rows of the tokens whose label
     is not -100.
-
-    Args:
-        output: A tensor, or a mapping, a named tuple or an object with `logits`.
-        batch: The batch that the network was called with.
-        whose: Who returned it, for the message, such as `the teacher 'a.ckpt'`.
-        key: The config key for the message.
-
-    Raises:
-        InputError: The output is neither, or a bare tuple, or its logits are not rows.
     """
     logits = output
     if isinstance(output, Mapping):
@@ -62,16 +53,6 @@ def check_rows(rows: Tensor, schema: RowSchema, key: str, finite: bool = False) 
     """Refuses a teacher's rows from which no student can learn.
 
     A logit of -inf rules a class out; a row must leave at least one.
-
-    Args:
-        rows: What a teacher gave for a real batch.
-        schema: What is known of the student's rows; its `columns` must be met.
-        key: The config key that names the teacher, for the message.
-        finite: Whether the loss takes no logit of -inf.
-
-    Raises:
-        InputError: Rows not [N, C], of another number of columns, or with numbers that are not
-            finite, other than -inf where the loss takes it.
     """
     if rows.ndim != 2:
         raise InputError(
@@ -111,9 +92,6 @@ def compare_rows(rows: Tensor, others: Tensor) -> Tensor:
 
     Rows of one column are scores, which have no classes: they count as means of normal
     distributions of variance 1, so that their divergence is half the squared difference.
-
-    Returns:
-        Three numbers: rows with the same top class, KL(rows || others) in nats, number of rows.
     """
     same = (rows.argmax(dim=1) == others.argmax(dim=1)).sum()
     if rows.shape[1] == 1:

@@ -39,17 +39,7 @@ class RowSchema:
 
 
 def check_schema(student: RowSchema, teacher: RowSchema, key: str) -> None:
-    """Refuses a teacher whose columns do not mean what the student's columns mean.
-
-    Args:
-        student: The schema of the student.
-        teacher: The schema of the teacher.
-        key: The config key that names the teacher, for the message.
-
-    Raises:
-        InputError: Other number of columns, other labels, other order, other special tokens, or
-            input in another vocabulary.
-    """
+    """Refuses a teacher whose columns do not mean what the student's columns mean."""
     if None not in (student.columns, teacher.columns) and student.columns != teacher.columns:
         raise InputError(
             "the teacher has another number of columns (classes or vocabulary) than the student",
@@ -87,9 +77,6 @@ def columns_in_order(student: RowSchema, teacher: RowSchema, key: str) -> tuple[
 
     >>> columns_in_order(RowSchema(labels=("cat", "dog")), RowSchema(labels=("dog", "cat")), "")
     (1, 0)
-
-    Raises:
-        InputError: One side does not name its classes, or they are not the same classes.
     """
     if student.labels is None or teacher.labels is None or teacher.special_token_ids:
         raise InputError(

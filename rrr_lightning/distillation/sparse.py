@@ -91,15 +91,7 @@ class Encoding:
         return np.uint16 if self.columns <= 2**16 else np.uint32
 
     def encode(self, rows_NC: Tensor, chance_N: Tensor) -> Arrays:
-        """Returns what is stored of a teacher's rows.
-
-        Args:
-            rows_NC: Logits of any precision.
-            chance_N: For each row a random number in [0, 1), float64; only `sampled` uses it.
-
-        Raises:
-            InputError: Raw logits are to be kept that 16 bits cannot hold.
-        """
+        """Returns what is stored of a teacher's rows."""
         rows_NC = rows_NC.float()
         if self.kind == "dense":
             top_N = self._numbers(rows_NC.argmax(dim=1))
@@ -143,14 +135,6 @@ def sample_classes(p_NC: Tensor, count: int, chance_N: Tensor) -> tuple[Tensor, 
     the weights of a row add up to 1. Of all such schemes this one has the least sum of variances.
     All chance of a row is one number: the others are drawn at equal distances along their summed
     probabilities.
-
-    Args:
-        p_NC: Probabilities, float64.
-        count: How many classes K to keep, fewer than C.
-        chance_N: Random numbers in [0, 1), float64.
-
-    Returns:
-        Classes [N, K] and weights [N, K].
 
     Source: Cohen et al., "Stream sampling for variance-optimal estimation of subset sums", SODA
     2009; sampled targets for distillation, drawn with replacement: arXiv 2503.16870.

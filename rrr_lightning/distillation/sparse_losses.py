@@ -33,15 +33,7 @@ def merge_others(rows_NC: Tensor, classes_NK: Tensor, temperature: float) -> Ten
 
 
 def loss_against(loss: nn.Module, encoding: Encoding) -> Callable[[Tensor, SparseTargets], Tensor]:
-    """Returns a loss of student rows [N, C] and sparse targets, a mean over rows.
-
-    Args:
-        loss: The loss of dense rows.
-        encoding: What the targets hold.
-
-    Raises:
-        InputError: The loss needs more than the targets hold.
-    """
+    """Returns a loss of student rows [N, C] and sparse targets, a mean over rows."""
     _check_loss(loss, encoding)
     if encoding.kind == "dense":
         return lambda student, targets: loss(student, targets.log_p)
@@ -65,14 +57,7 @@ def loss_against(loss: nn.Module, encoding: Encoding) -> Callable[[Tensor, Spars
 def sampled_cross_entropy(
     student: Tensor, targets: SparseTargets, temperature: float, less_entropy: bool
 ) -> Tensor:
-    """Returns T² times the mean cross-entropy with a sample of classes, or the KL divergence.
-
-    Args:
-        student: Logits [N, C].
-        targets: Of the kind `sampled`.
-        temperature: T.
-        less_entropy: Subtract the entropy of the teacher, which gives the KL divergence.
-    """
+    """Returns T² times the mean cross-entropy with a sample of classes, or the KL divergence."""
     with torch.autocast(student.device.type, enabled=False):
         scaled_NC = student.float() / temperature
         chosen_NK = scaled_NC.gather(1, targets.classes_NK)

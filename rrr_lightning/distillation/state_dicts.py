@@ -74,20 +74,6 @@ def load_weights(
     Under the nest and the prefix every name has to match, by torch's own loading, except for tied
     names of a tensor that is there, buffers that the network computes itself, counters of profilers
     and values that are no tensors. What lies outside belongs to other parts of the checkpoint.
-
-    Args:
-        network: The network to fill; it stays as it was if this fails.
-        content: A state dict, or a mapping with state dicts in it.
-        where: The config key or file for messages.
-        nest: The dotted path of the state dict, "" for the top; None to find it.
-        prefix: What stands in front of the network's names; None to find it.
-        rename: From a name in the file to the one that is meant.
-        unused: Beginnings of names, under the prefix, that a file may hold and the network lacks.
-        source: The file, for messages.
-
-    Raises:
-        InputError: No state dict, missing or unexpected names, other shapes, tied names with
-            different values, or several copies of the network.
     """
     expected = network.state_dict(keep_vars=True)
     nests = {path: state for path, state in _state_dicts(content) if nest in (None, path)}

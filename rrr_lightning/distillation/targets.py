@@ -120,11 +120,7 @@ class TargetPlan:
 
 
 def read_plan(folder: Path) -> TargetPlan | None:
-    """Returns the plan in a folder, None where there is none.
-
-    Raises:
-        InputError: It is damaged, or of another version.
-    """
+    """Returns the plan in a folder, None where there is none."""
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -161,13 +157,7 @@ def shard_path(folder: Path, first: int) -> Path:
 def write_shard(
     path: Path, steps: Sequence[Arrays], counts: Sequence[npt.NDArray[np.generic]] | None
 ) -> None:
-    """Writes a shard, whole or not at all.
-
-    Args:
-        path: The file.
-        steps: What is kept of each step's rows.
-        counts: For each step how many rows each sample has; None where each has one.
-    """
+    """Writes a shard, whole or not at all."""
     arrays = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
     if counts is not None:
         arrays[COUNTS] = np.concatenate(list(counts)).astype(np.uint16)
@@ -223,15 +213,7 @@ class TargetStore:
         self._rows_before: npt.NDArray[np.int64] | None = None
 
     def read(self, step: int, places: range) -> SparseTargets:
-        """Returns the targets of some samples of a step.
-
-        Args:
-            step: An optimizer step that has targets.
-            places: Neighbouring places in the global batch.
-
-        Raises:
-            InputError: The shard is damaged.
-        """
+        """Returns the targets of some samples of a step."""
         ordinal = self.plan.steps.index(step)
         number = int(np.searchsorted(self._starts, ordinal, side="right")) - 1
         if number != self._number:

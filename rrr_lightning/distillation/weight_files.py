@@ -71,20 +71,7 @@ class Foreign(dict[Any, Any]):
 def read_checkpoint(
     path: str | Path, key: str | None = None, plain: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Returns all that a checkpoint file holds, on the CPU, without running any code from it.
-
-    Args:
-        path: A safetensors file, one written by `torch.save` in the old format or the new, or the
-            index file of either kind of shards.
-        key: The config key that names the file, for messages.
-        plain: Refuse a file that holds objects beside tensors and plain containers; otherwise a
-            `Foreign` stands in their place.
-        device: "meta" to leave the values of tensors in a file of the new format.
-
-    Raises:
-        InputError: No such file, a directory, a damaged file, one of another kind, or one that
-            holds no dictionary.
-    """
+    """Returns all that a checkpoint file holds, on the CPU, without running any code from it."""
     path = Path(path)
     foreign: list[str] = []  # names of the classes that the file wants
     content = _content(path, key, foreign, device)

@@ -104,16 +104,7 @@ def folders_of(plan: Plan, home: Path) -> Folders:
 def compare(
     first: Results, second: Results, folders: tuple[Folders, Folders]
 ) -> tuple[list[Difference], list[Difference]]:
-    """Returns the differences of tasks, and of averages, of two results with the same runs.
-
-    Args:
-        first: Results of the first checkpoint.
-        second: Results of the second.
-        folders: The folders of both evaluations' runs, which hold the predictions.
-
-    Raises:
-        InputError: They have no run in common, or were evaluated on other rows.
-    """
+    """Returns the differences of tasks, and of averages, of two results with the same runs."""
     what = "has no task and seed in common with --out"
     check(bool(first.tasks), "--compare", first.checkpoint, "results of the same runs", what)
     tasks = []
@@ -164,10 +155,6 @@ def _rows_variance(drawn: Array, spread: float) -> float:
     A seed varies over draws of rows by a part that all have in common and by one of its own; the
     mean of n seeds by the common part and an n-th of the other. The other is in the variance over
     seeds already, unless the seeds are more alike by chance than that.
-
-    Args:
-        drawn: Differences of shape [draws, seeds].
-        spread: The variance of their mean over seeds.
     """
     count = drawn.shape[1]
     of_mean = float(np.var(np.mean(drawn, axis=1), ddof=1))
@@ -240,16 +227,7 @@ def _read_pair(
 
 
 def read_predictions(folder: Path, task: str, seed: int) -> dict[str, Array]:
-    """Returns what a run has predicted on its validation splits, and their labels.
-
-    Args:
-        folder: The folder of the run.
-        task: The task of the run.
-        seed: Its seed.
-
-    Raises:
-        InputError: The file is not there, or not whole.
-    """
+    """Returns what a run has predicted on its validation splits, and their labels."""
     path = folder / PREDICTIONS
     kinds = ("predictions", "labels")
     names = [f"{metric.split}.{kind}" for metric in REPORTED[task] for kind in kinds]
@@ -266,17 +244,7 @@ def read_predictions(folder: Path, task: str, seed: int) -> dict[str, Array]:
 
 
 def check_comparable(first: Plan, second: Plan, folder: Path) -> None:
-    """Refuses two evaluations that have no comparable run.
-
-    Args:
-        first: The plan of the evaluation to compare with.
-        second: The plan of this evaluation.
-        folder: The folder of the first one.
-
-    Raises:
-        InputError: They have no task and seed in common, none of these has finished in the first
-            one, or a common task has other settings, other data or another start.
-    """
+    """Refuses two evaluations that have no comparable run."""
     common = [task for task in second.tasks if task in first.tasks]
     if not common:
         refuse(
@@ -312,17 +280,7 @@ def check_comparable(first: Plan, second: Plan, folder: Path) -> None:
 
 
 def check_results(first: Plan, second: Plan, folders: tuple[Path, Path]) -> None:
-    """Refuses results that cannot be compared, as far as is known before any job.
-
-    Args:
-        first: The plan of the evaluation to compare with.
-        second: The plan of this evaluation.
-        folders: The folders of both.
-
-    Raises:
-        InputError: A common task, or the run of MNLI that it starts from, has other texts or labels
-            in the first one, or predictions of common runs cannot be read.
-    """
+    """Refuses results that cannot be compared, as far as is known before any job."""
     reported = [
         {(run.task, run.seed): run for run in plan.runs(home) if run.reported}
         for plan, home in zip((first, second), folders, strict=True)

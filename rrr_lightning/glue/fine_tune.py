@@ -48,16 +48,7 @@ FAILED, TERMINATED = 1, 128 + signal.SIGTERM
 
 
 def fine_tune(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Runs one fine-tuning and returns its result, which it also writes.
-
-    Args:
-        config: What the job of a `Run` reads.
-        folder: Where to write.
-
-    Raises:
-        InputError: Checkpoint or data are not those that the settings are for, or cannot be read.
-        Diverged: A loss or a prediction is not finite.
-    """
+    """Runs one fine-tuning and returns its result, which it also writes."""
     start = time.monotonic()
     data = make_data(config)
     check_data_of(config, data)
@@ -113,12 +104,6 @@ def check_checkpoint_of(config: Mapping[str, Any]) -> None:
     """Refuses a checkpoint that has changed since the evaluation began.
 
     The network of MNLI lies in this evaluation's own folder and is not checked.
-
-    Args:
-        config: What the job of a `Run` reads.
-
-    Raises:
-        InputError: The checkpoint has another fingerprint.
     """
     expected = config.get("fingerprint")
     if expected is None or settings_of(config).start == "mnli":
@@ -134,15 +119,7 @@ def check_checkpoint_of(config: Mapping[str, Any]) -> None:
 
 
 def check_data_of(config: Mapping[str, Any], data: GlueDataModule) -> None:
-    """Refuses data that have changed since the evaluation began.
-
-    Args:
-        config: What the job of a `Run` reads.
-        data: Its data.
-
-    Raises:
-        InputError: A split has other texts or labels.
-    """
+    """Refuses data that have changed since the evaluation began."""
     expected = config.get("data_sha256") or data.sha256
     for split, found in data.sha256.items():
         if found != expected[split]:

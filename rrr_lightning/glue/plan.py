@@ -212,11 +212,7 @@ def _add(result: TaskResult, run: Run) -> None:
 
 
 def chosen_tasks(text: str) -> tuple[str, ...]:
-    """Returns the tasks that `--tasks` names with commas; `all` stands for those of the average.
-
-    Raises:
-        InputError: There is no such task.
-    """
+    """Returns the tasks that `--tasks` names with commas; `all` stands for those of the average."""
     names: list[str] = []
     for name in filter(None, map(str.strip, text.split(","))):
         names += GLUE if name == ALL else [find_task(name, "--tasks", (ALL, *TASKS)).name]
@@ -227,11 +223,7 @@ def chosen_tasks(text: str) -> tuple[str, ...]:
 def make_plan(
     checkpoint: str, data: str, tasks: Sequence[str], protocol: Protocol, predict_test: bool
 ) -> Plan:
-    """Returns the plan of a call.
-
-    Raises:
-        InputError: There is no such checkpoint.
-    """
+    """Returns the plan of a call."""
     where, mnli = Path(data).expanduser(), protocol.tasks["mnli"]
     plan = Plan(
         checkpoint,
@@ -247,11 +239,7 @@ def make_plan(
 
 
 def read_plan(folder: Path, key: str) -> Plan:
-    """Reads the plan of a folder.
-
-    Raises:
-        InputError: The folder is not one of an evaluation.
-    """
+    """Reads the plan of a folder."""
     try:
         content: dict[str, Any] = read_json(folder / PLAN)
         msgspec.convert(content, Plan)
@@ -276,10 +264,6 @@ def merge(plan: Plan, folder: Path) -> Plan:
     Test splits are predicted by all runs of a folder or by none, so a later call may leave
     `--submission` out, and may add it as long as nothing has finished. Of a task of which nothing
     has finished, such as one that has diverged, the settings of the latest call count.
-
-    Raises:
-        InputError: The folder is of another checkpoint, other data, another protocol or other
-            settings.
     """
     if _is_new(folder):
         return plan
@@ -329,16 +313,7 @@ def merge(plan: Plan, folder: Path) -> Plan:
 
 
 def check_start(runs: Iterable[Run], of_call: Iterable[Run]) -> None:
-    """Refuses runs that would not all start from the same network.
-
-    Args:
-        runs: All runs of the folder.
-        of_call: Those of this call.
-
-    Raises:
-        InputError: The run of MNLI is gone, and what started from it is there; or it has finished
-            and kept no network.
-    """
+    """Refuses runs that would not all start from the same network."""
     names = {run.name for run in of_call}
     for run in runs:
         start = run.start
@@ -383,9 +358,6 @@ def fingerprint(checkpoint: str) -> str:
 
     Of a folder, the files count that make the model and the tokenizer: other files, and folders in
     it, change nothing.
-
-    Raises:
-        InputError: There is no such file or folder, and it is no hub id, or it is a run's folder.
     """
     path = Path(checkpoint).expanduser()
     if path.is_file():

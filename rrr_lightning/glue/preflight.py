@@ -30,15 +30,7 @@ OPTIONS = {
 
 
 def inspect_inputs(runs: Sequence[Run], checkpoint: str) -> dict[str, dict[str, str]]:
-    """Returns hashes of the texts and labels that runs train and evaluate on, by task and split.
-
-    Args:
-        runs: The runs that have not finished.
-        checkpoint: What they start from.
-
-    Raises:
-        InputError: The checkpoint cannot be fine-tuned, or the data of a task are not usable.
-    """
+    """Returns hashes of the texts and labels that runs train and evaluate on, by task and split."""
     data_sha256 = {}
     with _options_in_errors(), torch.random.fork_rng(devices=[]):
         with _options_in_errors(CHECKPOINTS), _without_warnings():

@@ -135,17 +135,7 @@ def find_protocol(
     overrides: str | Path | Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Protocol:
-    """Returns a protocol by name, with cells replaced.
-
-    Args:
-        name: `published`, `quick` or `single`.
-        overrides: A mapping, or a YAML file with one, from a task or `every_task` to values by the
-            names of `TaskSettings`, for example `{"every_task": {"max_steps": 100}}`.
-        seeds: Seeds for every task, over those of the protocol and of `overrides`.
-
-    Raises:
-        InputError: There is no such protocol, task or setting, or a value is out of range.
-    """
+    """Returns a protocol by name, with cells replaced."""
     if name not in PROTOCOLS:
         raise InputError(
             f"no such protocol{did_you_mean(name, PROTOCOLS)}",
@@ -173,12 +163,7 @@ def find_protocol(
 
 
 def name_of(protocol: str, table: Mapping[str, TaskSettings]) -> str:
-    """Returns the name of a protocol with what these tasks have changed of it.
-
-    Args:
-        protocol: Its name, with or without such an addition.
-        table: Settings of some or of all tasks.
-    """
+    """Returns the name of a protocol with what these tasks have changed of it."""
     base = base_name(protocol)
     original = PROTOCOLS[base].tasks
     if any(cell.with_seeds(original[task].seeds) != original[task] for task, cell in table.items()):

@@ -260,12 +260,7 @@ def _plain(value: object) -> str:
 
 
 def draw(results: Sequence[Results], path: Path) -> None:
-    """Draws the scores of every task, side by side where there are two results.
-
-    Args:
-        results: One result, or two of the same tasks.
-        path: The file to write.
-    """
+    """Draws the scores of every task, side by side where there are two results."""
     from matplotlib.figure import Figure
 
     names = [result.task for result in results[0].tasks]
@@ -327,17 +322,7 @@ def _is_subset(results: Results, task: str) -> bool:
 def write_comparison(
     first: Results, second: Results, folders: tuple[Folders, Folders], folder: Path
 ) -> str:
-    """Writes `comparison.json`, `.md` and `.png`; returns the Markdown.
-
-    Args:
-        first: Results of the checkpoint to compare with.
-        second: Results of the checkpoint of this call.
-        folders: The folders of both evaluations' runs.
-        folder: Where to write.
-
-    Raises:
-        InputError: The two cannot be compared.
-    """
+    """Writes `comparison.json`, `.md` and `.png`; returns the Markdown."""
     first, second = _in_common(first, second)
     tasks, averages = compare(first, second, folders)
     text = comparison_markdown(first, second, tasks, averages)

@@ -143,11 +143,7 @@ def read_result(path: Path, task: str) -> dict[str, Any]:
 
 
 def has_collapsed(splits: Iterable[tuple[Array, Array]]) -> bool:
-    """Returns whether all predictions of a run are one class or score, although the labels vary.
-
-    Args:
-        splits: Predictions and labels of every validation split.
-    """
+    """Returns whether all predictions of a run are one class or score, although the labels vary."""
     predictions, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
     return bool(np.ptp(predictions) < LEAST_RANGE <= np.ptp(labels))
 
@@ -163,13 +159,7 @@ def averages(
     missing_seeds: Mapping[str, Sequence[int]] | None = None,
     missing: Sequence[str] = (),
 ) -> list[Average]:
-    """Returns every average that can be compared with those of papers, and that of what is here.
-
-    Args:
-        runs: Values by task, metric and seed.
-        missing_seeds: Seeds that were asked for and have no result, by task.
-        missing: Tasks that were asked for and have no result of any seed.
-    """
+    """Returns every average that can be compared with those of papers, and that of what is here."""
     scores = {task: list(task_scores(task, values).values()) for task, values in runs.items()}
     here = tuple(task for task in AVERAGED["tasks here"] if task in scores)
     names = ", ".join(TASKS[task].folder for task in here) or "the tasks here, WNLI aside"

@@ -47,31 +47,7 @@ def evaluate(
     compare_with: str | Path | None = None,
     stream: TextIO | None = None,
 ) -> tuple[Results, Outcome]:
-    """Fine-tunes a checkpoint on GLUE and writes `glue.json`, `.csv`, `.md` and `.png`.
-
-    Args:
-        checkpoint: A checkpoint of this library, a Hugging Face folder or a hub id.
-        data: A folder with the tasks' files, or a hub id.
-        out: The output folder; finished jobs in it are kept.
-        tasks: Names with commas, or `all` for the eight of the average.
-        protocol: `published`, `quick` or `single`.
-        settings: Cells of the protocol to replace; see `find_protocol`.
-        seeds: Seeds for every task, instead of the protocol's.
-        micro_batch_size: The most samples per forward pass, for devices with little memory;
-            gradients are accumulated, and the steps stay those of the protocol. By default all
-            samples of a step.
-        devices: Where to run; see `find_places`.
-        slurm: Parameters of the cluster.
-        submission: A zip file for test predictions.
-        compare_with: The output folder of another checkpoint to compare with.
-        stream: Where to print; the standard output by default.
-
-    Returns:
-        The results, and how the jobs ended.
-
-    Raises:
-        InputError: An argument is wrong; no job has started then.
-    """
+    """Fine-tunes a checkpoint on GLUE and writes `glue.json`, `.csv`, `.md` and `.png`."""
     stream = sys.stdout if stream is None else stream
     say = partial(print, end="", file=stream, flush=True)
     table = find_protocol(protocol, settings, seeds)
@@ -141,11 +117,7 @@ def write_settings(runs: Sequence[Run]) -> None:
 
 
 def _with_data(plan: Plan, seen: Mapping[str, dict[str, str]]) -> Plan:
-    """Returns the plan with hashes of the data that were read.
-
-    Raises:
-        InputError: A task has other texts or labels than its finished runs.
-    """
+    """Returns the plan with hashes of the data that were read."""
     for task, splits in seen.items():
         known = plan.data_sha256.get(task, splits)
         for split, found in splits.items():

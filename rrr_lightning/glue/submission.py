@@ -37,11 +37,7 @@ HEADER = "index\tprediction"
 
 
 def zip_file(path: str | Path) -> Path:
-    """Returns where a zip is to be written.
-
-    Raises:
-        InputError: The name is no zip file's, or a folder has it.
-    """
+    """Returns where a zip is to be written."""
     found = Path(path).expanduser()
     if found.suffix != ".zip" or found.is_dir():
         raise InputError("is no zip file", key="--submission", found=str(path), accepted="x.zip")
@@ -49,11 +45,7 @@ def zip_file(path: str | Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Makes the folder of a zip, and sees whether a file can be written there.
-
-    Raises:
-        InputError: None can.
-    """
+    """Makes the folder of a zip, and sees whether a file can be written there."""
     trial = path.with_name(f".{path.name}.try")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +58,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_submission(results: Results, runs: Sequence[Run], path: Path) -> list[str]:
-    """Writes the zip; returns what the server wants and that is not in it: files, and their rows.
-
-    Args:
-        results: Results of the tasks.
-        runs: Their runs, with test predictions.
-        path: The zip file to write.
-
-    Raises:
-        InputError: A run has not predicted its test splits.
-    """
+    """Writes the zip; returns what the server wants and the zip lacks: files, and their rows."""
     folders = {(run.task, run.seed): run.folder for run in runs}
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = {name: name for name in FILES}

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.jobs.locks import Lock, holder
-from rrr_lightning.jobs.process import POLL_SECONDS
+from rrr_lightning.jobs.locks import POLL_SECONDS, Lock, holder
 
 RUNNER_LOCK = ".runner"
 
@@ -33,11 +32,7 @@ class Held:
 
 @contextlib.contextmanager
 def hold(folder: str | Path) -> Iterator[Held]:
-    """Makes this process the only runner in a folder, which is made where it is not there.
-
-    Raises:
-        InputError: Another runner works in the folder, or it cannot be written to.
-    """
+    """Makes this process the only runner in a folder, which is made where it is not there."""
     held = Held(Lock(Path(folder).absolute() / RUNNER_LOCK), uuid.uuid4().hex)
     try:
         _take(held)

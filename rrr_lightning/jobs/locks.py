@@ -18,6 +18,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+POLL_SECONDS = 0.2
+
 
 class Lock:
     """A lock on one file, which also holds a note about who has it.

@@ -35,16 +35,7 @@ class Places:
 
 
 def find_places(devices: str = "auto", slurm: Mapping[str, Any] | None = None) -> Places:
-    """Returns the places that `--devices` names.
-
-    Args:
-        devices: `auto` takes every GPU, or without one the CPU. `cpu:4` is four processes that
-            share the cores, `gpu:0,2` two GPUs, `slurm:16` at most 16 jobs at a time in the queue.
-        slurm: Parameters of the cluster as `submitit` names them.
-
-    Raises:
-        InputError: There is no such device.
-    """
+    """Returns the places that `--devices` names."""
     kind, _, rest = devices.partition(":")
     if kind == "slurm":
         return _slurm(devices, rest, slurm or {})
@@ -61,11 +52,7 @@ def find_places(devices: str = "auto", slurm: Mapping[str, Any] | None = None) -
 
 
 def slurm_parameters(text: str | None) -> dict[str, Any] | None:
-    """Returns `a=1,b=long` of `--slurm` as a mapping; numbers become numbers.
-
-    Raises:
-        InputError: The text is of another form.
-    """
+    """Returns `a=1,b=long` of `--slurm` as a mapping; numbers become numbers."""
     if text is None:
         return None
     pairs = [each.partition("=") for each in text.split(",")]
@@ -75,11 +62,7 @@ def slurm_parameters(text: str | None) -> dict[str, Any] | None:
 
 
 def executor_of(places: Places, folder: Path) -> submitit.AutoExecutor:
-    """Returns what starts jobs in places, and keeps its own files in a folder.
-
-    Raises:
-        InputError: The cluster does not have one of the parameters.
-    """
+    """Returns what starts jobs in places, and keeps its own files in a folder."""
     executor = submitit.AutoExecutor(folder, cluster=places.cluster)
     try:
         executor.update_parameters(**places.parameters)

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from rrr_lightning.files import atomic_file, read_json
-from rrr_lightning.jobs.locks import Lock, holder
+from rrr_lightning.jobs.locks import POLL_SECONDS, Lock, holder
 
 MARKER = "done.json"
 RESULT = "result.json"
 LOG = "log.txt"
 LOCK = ".lock"
 PROMPT = "$ "
-POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0
 ABANDONED = -1
 
@@ -39,18 +38,7 @@ def run_command(
     environment: Mapping[str, str],
     runner: tuple[str, str] | None,
 ) -> int:
-    """Runs a command in its folder unless it has finished there.
-
-    Args:
-        folder: The job's folder.
-        command: Program and arguments.
-        environment: Variables over those of this process.
-        runner: File that the runner has locked, and the name in its note; None for a job that shall
-            outlive its runner, as on a cluster.
-
-    Returns:
-        The command's exit code, 0 as well if it had finished before, or `ABANDONED`.
-    """
+    """Runs a command in its folder unless it has finished there."""
     home = Path(folder)
     lock = Lock(home / LOCK)
     if not _wait_for(lock, runner):
@@ -86,9 +74,6 @@ def still_running(folder: Path) -> dict[str, str | int] | None:
 
     The caller holds the folder of all jobs. So a local job belongs to an earlier runner and ends
     soon: it is waited for.
-
-    Args:
-        folder: The job's folder.
     """
     end = time.monotonic() + GRACE_SECONDS + 10 * POLL_SECONDS
     while (note := holder(folder / LOCK)) is not None:
@@ -106,13 +91,7 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def how_it_ended(code: int | None, log: Path) -> str:
-    """Returns why a command failed, in a line.
-
-    Args:
-        code: Its exit code, with the signal's number below 0 where one has ended it; None if the
-            process that watches it was killed.
-        log: Its output.
-    """
+    """Returns why a command failed, in a line."""
     line = last_line(log)
     if code is None:
         return f"its process was killed; {line}"

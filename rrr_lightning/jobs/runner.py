@@ -18,8 +18,9 @@ from rrr_lightning.errors import InputError
 from rrr_lightning.files import read_json
 from rrr_lightning.jobs.display import FINISHED, Display
 from rrr_lightning.jobs.hold import Held, hold
+from rrr_lightning.jobs.locks import POLL_SECONDS
 from rrr_lightning.jobs.places import Places, find_places
-from rrr_lightning.jobs.process import LOG, MARKER, POLL_SECONDS, how_it_ended
+from rrr_lightning.jobs.process import LOG, MARKER, how_it_ended
 from rrr_lightning.jobs.submission import Submission, Submitter
 
 ATTEMPTS = 2
@@ -104,16 +105,6 @@ def run_jobs(
 
     A crashed job is tried once more, then reported, and takes along only those that need it. One
     that the cluster does not take is offered again, three times in all.
-
-    Args:
-        jobs: All jobs, in any order.
-        folder: Holds the runner's own files; one runner at a time.
-        places: Where to run them; the processor or the GPUs of this machine by default.
-        stream: Where the display goes; the standard output by default.
-        held: The folder, where the caller holds it; held by this call by default.
-
-    Raises:
-        InputError: Another runner works in the folder, or the cluster does not take the first job.
     """
     todo = {job.name: job for job in jobs if not job.finished}
     places = (places or find_places()) if todo else Places(({},))

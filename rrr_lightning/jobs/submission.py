@@ -13,8 +13,9 @@ import submitit
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.jobs.locks import POLL_SECONDS
 from rrr_lightning.jobs.places import Places, executor_of
-from rrr_lightning.jobs.process import GRACE_SECONDS, MARKER, POLL_SECONDS, run_command
+from rrr_lightning.jobs.process import GRACE_SECONDS, MARKER, run_command
 
 NO_LIMIT_MINUTES = 60 * 24 * 365
 
@@ -76,11 +77,7 @@ class Submitter:
             self._executor.update_parameters(timeout_min=NO_LIMIT_MINUTES)
 
     def submit(self, name: str, folder: Path, command: Sequence[str], place: int) -> Submission:
-        """Starts a command in a place.
-
-        Raises:
-            InputError: The cluster does not take it.
-        """
+        """Starts a command in a place."""
         self._executor.update_parameters(name=name)
         environment = dict(self._places.environments[place])
         with _children_ignore_interrupts():

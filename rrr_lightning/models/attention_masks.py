@@ -23,12 +23,7 @@ _is_full: TensorNotes[bool] = TensorNotes()  # by mask
 
 
 def carry_mask(before: Any, after: Any) -> None:
-    """Notes whether anything in a batch on a device is padding, as the host sees it.
-
-    Args:
-        before: The batch before the transfer.
-        after: What has become of it, with an equal `attention_mask`.
-    """
+    """Notes whether anything in a batch on a device is padding, as the host sees it."""
     pair = moved_pair(before, after, "attention_mask")
     if pair is not None:
         _is_full.put(pair[1], bool(pair[0].all()))
@@ -44,12 +39,7 @@ def takes_ready_masks(config: Any) -> bool:
 
 
 def ready_mask(mask_BT: Tensor) -> Tensor | None:
-    """Returns the same mask, as a network takes it without asking.
-
-    Returns:
-        None where nothing is padding; bool of shape [B, 1, T, T] where something is, true where a
-        token sees another; the mask itself where nothing is known of it.
-    """
+    """Returns the same mask, as a network takes it without asking."""
     is_full = _is_full.of(mask_BT)
     if is_full is None or mask_BT.ndim != 2:
         return mask_BT

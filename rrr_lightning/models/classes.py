@@ -10,11 +10,7 @@ MOST_CLASSES = 10_000_000
 
 
 def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Returns the class names as a tuple.
-
-    Raises:
-        InputError: Fewer than two classes or too many, or not one name of its own per class.
-    """
+    """Returns the class names as a tuple."""
     good = type(num_classes) is int and 2 <= num_classes <= MOST_CLASSES
     check(good, "num_classes", num_classes, f"2 or more, at most {MOST_CLASSES}")
     if class_names is not None and len(class_names) != num_classes:
@@ -34,16 +30,7 @@ def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[
 def agree_on_classes(
     num_classes: int, class_names: tuple[str, ...] | None, data: object
 ) -> tuple[str, ...] | None:
-    """Returns the class names, from `data` where the model has none.
-
-    Args:
-        num_classes: The model's number of classes.
-        class_names: The model's class names.
-        data: The data module, if any; its `num_classes` and `class_names` are used if it has them.
-
-    Raises:
-        InputError: The data has another number of classes, other names or another order.
-    """
+    """Returns the class names, from `data` where the model has none."""
     classes = getattr(data, "num_classes", None)
     if isinstance(classes, int) and classes != num_classes:
         raise InputError(

@@ -16,13 +16,6 @@ def can_fuse(module: LightningModule) -> bool | None:
 
     Fused optimizers undo the scaling of half-precision gradients by themselves. So Lightning
     refuses to clip gradients in mixed precision with them, and hooks see gradients that are scaled.
-
-    Args:
-        module: The module, on the device that it is trained on.
-
-    Returns:
-        True; or None, for which torch chooses by the device, where gradients are clipped, scaled,
-        or looked at by hooks of others, or a parameter is none that fused kernels know.
     """
     trainer = None if module._trainer is None else module.trainer
     callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]

@@ -8,12 +8,7 @@ ON_BATCHES = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_
 
 
 def hook_of_others(part: object, hooks: Sequence[str] = ON_BATCHES) -> str | None:
-    """Returns the name of a hook that is neither Lightning's nor this library's.
-
-    Args:
-        part: A LightningModule, LightningDataModule or Callback.
-        hooks: The names of the hooks to look at; by default those that may change a batch.
-    """
+    """Returns the name of a hook that is neither Lightning's nor this library's."""
     ours = ("rrr_lightning.", "lightning.")
     return next(
         (name for name in hooks if not getattr(part, name).__module__.startswith(ours)), None

@@ -52,15 +52,7 @@ _TASKS = {
 
 
 def load_hugging_face(source: str, key: str) -> Pretrained:
-    """Loads a network from a local folder or the hub, with its labels or vocabulary.
-
-    Args:
-        source: The folder, or the hub's id.
-        key: The config key for messages.
-
-    Raises:
-        InputError: Not found, of no known task, damaged, or weights that do not fit its config.
-    """
+    """Loads a network from a local folder or the hub, with its labels or vocabulary."""
     source = check_source(source, key)
     with quiet():
         config, state, weights = _read(source, key)
@@ -101,11 +93,7 @@ def load_hugging_face(source: str, key: str) -> Pretrained:
 
 
 def check_source(source: str, key: str) -> str:
-    """Returns a folder with a configuration, or a hub id as it is.
-
-    Raises:
-        InputError: A folder without `config.json`, or with a pipe or a device.
-    """
+    """Returns a folder with a configuration, or a hub id as it is."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return source
@@ -131,11 +119,7 @@ def check_source(source: str, key: str) -> str:
 
 
 def check_config(values: Any, key: str, depth: int = 0) -> None:
-    """Refuses a configuration that fetches or runs something, or is too large to be true.
-
-    Raises:
-        InputError: It asks for code or further weights from a hub, or a number in it is too large.
-    """
+    """Refuses a configuration that fetches or runs something, or is too large to be true."""
     check(depth < 20, key, None, "fewer than 20 levels", "the configuration is nested too deeply")
     items = values.items() if isinstance(values, Mapping) else enumerate(values)
     for name, value in items:
@@ -158,22 +142,14 @@ def check_config(values: Any, key: str, depth: int = 0) -> None:
 
 
 def read_mapping(path: Path, key: str) -> dict[str, Any]:
-    """Returns the mapping in a JSON file.
-
-    Raises:
-        InputError: It cannot be read, or holds something else.
-    """
+    """Returns the mapping in a JSON file."""
     content = read_json(path, key)
     check(isinstance(content, dict), key, str(path), "an object", "holds no mapping")
     return dict(content)
 
 
 def load_network(source: str, key: str) -> tuple[Any, Mapping[str, Any]]:
-    """Returns a network below its head, and what transformers says of how its weights fit.
-
-    Raises:
-        InputError: Not found or damaged.
-    """
+    """Returns a network below its head, and what transformers says of how its weights fit."""
     config, state, _ = _read(source, key)
     return _load(source, "AutoModel", config, state, key)
 
@@ -273,15 +249,7 @@ def _load(
 
 
 def vocabulary_of(source: str, key: str) -> Vocabulary | None:
-    """Returns the vocabulary of a local folder or of a hub id; None, with a warning, without one.
-
-    Args:
-        source: The folder, or the hub's id.
-        key: The config key for messages.
-
-    Raises:
-        InputError: Its tokenizer is damaged.
-    """
+    """Returns the vocabulary of a folder or hub id; None, with a warning, without one."""
     if not any(_find(source, name) for name in TOKEN_FILES):
         logger.warning("hf:%s has no tokenizer, so its vocabulary cannot be checked", source)
         return None

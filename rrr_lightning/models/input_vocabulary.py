@@ -10,17 +10,7 @@ from rrr_lightning.models.vocabulary import Vocabulary, check_same_tokens
 
 
 def agree_on_tokens(network: Any, known: Vocabulary | None, data: object) -> Vocabulary | None:
-    """Returns the vocabulary, from `data` where the body does not tell it.
-
-    Args:
-        network: A Hugging Face network.
-        known: The vocabulary that its body was trained with, if it is known.
-        data: The data module, if any; its `vocabulary` and so on are used if it has them.
-
-    Raises:
-        InputError: The network has fewer tokens than the data's tokenizer, other tokens, or takes
-            another one for padding.
-    """
+    """Returns the vocabulary, from `data` where the body does not tell it."""
     given = Vocabulary.of_data(data)
     if given is None:
         return known

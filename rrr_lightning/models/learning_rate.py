@@ -34,11 +34,7 @@ def check_schedule(
     warmup_steps: int | None,
     warmup_fraction: float | None,
 ) -> None:
-    """Refuses optimizer and schedule arguments that no run can use.
-
-    Raises:
-        InputError: A number out of range, or both ways to say how long the warm-up is.
-    """
+    """Refuses optimizer and schedule arguments that no run can use."""
     for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
         # From 2**127 on, products of float32 overflow.
         check(0 <= value < 2.0**127, f"model.{name}", value, "a number in [0, 2**127)")

@@ -56,11 +56,7 @@ def make_masked_rows(
     pretrained: bool,
     tokenizer: Any,
 ) -> tuple[MaskedRows, Vocabulary | None]:
-    """Returns a network and its vocabulary; see the arguments of `MaskedLanguageModel`.
-
-    Raises:
-        InputError: There is no such network or tokenizer, or they do not fit together.
-    """
+    """Returns a network and its vocabulary; see the arguments of `MaskedLanguageModel`."""
     check(isinstance(spec, str | dict), "model.network", spec, "a name, or a class path")
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer, "model.tokenizer")
@@ -143,17 +139,7 @@ def read_config(
     key: str = "model.network",
     task: Literal["masked-LM", "classification"] = "masked-LM",
 ) -> dict[str, Any]:
-    """Returns a configuration in plain types, whole, so that it does without the file it came from.
-
-    Args:
-        spec: `mini`, `small`, `base` or `large`; a mapping with `model_type`; or a folder or hub id
-            with a `config.json`.
-        key: The config key for messages.
-        task: What networks of its `model_type` must be there for.
-
-    Raises:
-        InputError: There is no such configuration, or none of a network for the task.
-    """
+    """Returns a whole configuration in plain types, which no longer needs its file."""
     import transformers
 
     given = (
@@ -196,9 +182,6 @@ def build_masked_network(config: Mapping[str, Any]) -> nn.Module:
     """Builds a network from a configuration as `read_config` gives it, with new weights.
 
     Its attention is torch's scaled dot product wherever the architecture has it.
-
-    Raises:
-        InputError: Values that do not go together.
     """
     import transformers
 

@@ -38,14 +38,7 @@ class MaskedRows(nn.Module):
         self._inputs = KeywordInputs(network)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Returns logits [N, V] of the tokens whose label is not -100, in the order of the batch.
-
-        Args:
-            batch: `input_ids` [B, T], `labels` [B, T], and whatever else the network takes.
-
-        Raises:
-            InputError: The batch has no labels, or its sequences are too long for the network.
-        """
+        """Returns logits [N, V] of the tokens with a label other than -100, in their order."""
         labels_BT = masked_labels(batch)
         if self.positions is not None and labels_BT.shape[1] > self.positions:
             raise InputError(
@@ -77,11 +70,7 @@ class MaskedRows(nn.Module):
 
 
 def vocabulary_size(network: Any, key: str = "model.network") -> int:
-    """Returns the number of columns of a masked-LM network.
-
-    Raises:
-        InputError: Its configuration does not say, as those of networks for images and text.
-    """
+    """Returns the number of columns of a masked-LM network."""
     size = getattr(network.config, "vocab_size", None)
     if not isinstance(size, int):
         raise InputError(
@@ -94,11 +83,7 @@ def vocabulary_size(network: Any, key: str = "model.network") -> int:
 
 
 def check_rows_once(rows: MaskedRows, key: str) -> None:
-    """Runs a network on a few tokens, so that one that gives no rows is refused before the run.
-
-    Raises:
-        InputError: It fails, for whatever reason of its own, or gives other rows than [N, V].
-    """
+    """Runs a network on a few tokens, so that one that gives no rows is refused before the run."""
     ids = torch.full((1, min(16, rows.positions or 16)), min(7, rows.columns - 1))
     labels = torch.full_like(ids, -100).index_fill(1, torch.tensor([0]), 0)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
@@ -123,11 +108,7 @@ def check_rows_once(rows: MaskedRows, key: str) -> None:
 
 
 def masked_labels(batch: Any) -> Tensor:
-    """Returns the labels [B, T] of a batch of masked tokens.
-
-    Raises:
-        InputError: The batch is no dict, or has no labels.
-    """
+    """Returns the labels [B, T] of a batch of masked tokens."""
     labels_BT = batch.get("labels") if isinstance(batch, Mapping) else None
     if not isinstance(labels_BT, Tensor):
         raise InputError(
@@ -179,11 +160,7 @@ class KeywordInputs:
         self._config: Any = network.config
 
     def __call__(self, batch: Any) -> Any:
-        """Returns keyword arguments from a dict, or the first element of a tuple batch.
-
-        Raises:
-            InputError: A dict batch with nothing that the network takes.
-        """
+        """Returns keyword arguments from a dict, or the first element of a tuple batch."""
         if not isinstance(batch, Mapping):
             return batch[0] if isinstance(batch, tuple | list) else batch
         given = {name: batch[name] for name in self._names if name in batch}

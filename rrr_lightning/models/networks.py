@@ -47,19 +47,7 @@ def build_network(
     small_images: bool = False,
     key: str = "network",
 ) -> nn.Module:
-    """Builds a network with random weights.
-
-    Args:
-        spec: A name, or a mapping with `class_path` and `init_args`, nested where a layer is an
-            argument; such a network gets its number of classes from its own arguments.
-        num_classes: The number of columns of the logits of a network built by name.
-        small_images: Replace the stem of a torchvision ResNet, which shrinks an image fourfold, by
-            one 3x3 convolution that keeps its size.
-        key: The config key for messages.
-
-    Raises:
-        InputError: Unknown name or class path, or `small_images` for a network without that stem.
-    """
+    """Builds a network with random weights."""
     if isinstance(spec, Mapping):
         network = build_from_class_path(spec, key)
     elif isinstance(spec, str):
@@ -88,12 +76,7 @@ def _from_torchvision(name: str, num_classes: int, key: str) -> nn.Module:
 
 
 def build_from_class_path(spec: Mapping[str, Any], key: str) -> nn.Module:
-    """Builds the network that a `{class_path, init_args}` mapping describes.
-
-    Raises:
-        InputError: Unknown keys, a path that leads to no class of networks, or arguments that do
-            not fit. A class is called only after it is known to be one of networks.
-    """
+    """Builds the network that a `{class_path, init_args}` mapping describes."""
     path = spec.get("class_path")
     if not isinstance(path, str) or not set(spec) <= {"class_path", "init_args"}:
         raise InputError(
@@ -115,11 +98,7 @@ def build_from_class_path(spec: Mapping[str, Any], key: str) -> nn.Module:
 
 
 def network_class(path: str, key: str) -> type[nn.Module]:
-    """Imports the class that a path names, and does nothing with it.
-
-    Raises:
-        InputError: It cannot be imported, or is no class of networks.
-    """
+    """Imports the class that a path names, and does nothing with it."""
     module_name, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -193,11 +172,7 @@ def fill_head_bias(network: nn.Module, num_classes: int, value: float) -> None:
 
 
 def require_logits(output: Any, num_images: int, num_classes: int, key: str = "network") -> Tensor:
-    """Returns the logits [B, K] in what a network returned.
-
-    Raises:
-        InputError: The output is neither a tensor nor a mapping with `logits`, or of another shape.
-    """
+    """Returns the logits [B, K] in what a network returned."""
     if isinstance(output, Mapping):
         output = output.get("logits")
     if isinstance(output, Tensor) and output.shape == (num_images, num_classes):

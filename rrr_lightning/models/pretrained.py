@@ -75,18 +75,7 @@ class _SmallOnCPU(TorchFunctionMode):
 
 @contextmanager
 def size_limit(numbers: int, tensors: int, key: str, with_values: bool = False) -> Iterator[None]:
-    """Builds without memory, and stops at a network larger than the weights meant for it.
-
-    Args:
-        numbers: How many numbers the weights have. Tied ones are made twice, so twice as many may
-            be made.
-        tensors: How many tensors they are; layers without weights are limited by it as well.
-        key: The config key for messages.
-        with_values: Whether written and counted numbers have values, which take memory.
-
-    Raises:
-        InputError: The network has more parameters, numbers or layers.
-    """
+    """Builds without memory, and stops at a network larger than the weights meant for it."""
     left = {
         "numbers": 2 * numbers + (1 << 20),
         "parameters": 2 * tensors + 64,
@@ -122,16 +111,7 @@ def size_limit(numbers: int, tensors: int, key: str, with_values: bool = False) 
 
 
 def load_torchvision(name: str, query: Mapping[str, str], key: str) -> Pretrained:
-    """Loads a torchvision classification network, or `cifar_resnet…` from a file.
-
-    Args:
-        name: The network's name.
-        query: `weights`, `checkpoint` and `num_classes`; one of the first two is needed.
-        key: The config key for messages.
-
-    Raises:
-        InputError: Unknown name or weights, weights that cannot be had, a file that does not fit.
-    """
+    """Loads a torchvision classification network, or `cifar_resnet…` from a file."""
     from torchvision import models
 
     from rrr_lightning.models.networks import build_network
@@ -169,17 +149,7 @@ def load_torchvision(name: str, query: Mapping[str, str], key: str) -> Pretraine
 
 
 def load_timm(name: str, query: Mapping[str, str], key: str) -> Pretrained:
-    """Loads a timm network; the name may carry the tag of its weights, as `resnet50.a1_in1k` does.
-
-    Args:
-        name: The network's name.
-        query: `weights` (a tag), `checkpoint` and `num_classes`.
-        key: The config key for messages.
-
-    Raises:
-        InputError: timm is not installed, unknown name or tag, weights that cannot be had, a file
-            that does not fit.
-    """
+    """Loads a timm network; the name may carry the tag of its weights: `resnet50.a1_in1k`."""
     if importlib.util.find_spec("timm") is None:
         raise InputError(
             "timm is not installed",

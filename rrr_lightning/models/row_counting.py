@@ -43,15 +43,7 @@ class RowCounting(LightningModule):
         self._counted_step = 0
 
     def contribution(self, total: Tensor, count: int) -> Tensor:
-        """Returns what a micro-batch adds to the loss of its optimizer step, and notes its rows.
-
-        Args:
-            total: The sum of the losses of its rows, a scalar; zero with a graph if it has none.
-            count: The number of its rows.
-
-        Raises:
-            InputError: The gradients of the step before were never put to scale.
-        """
+        """Returns what a micro-batch adds to the loss of its optimizer step, and notes its rows."""
         if self._trainer is not None and self.trainer.training:
             step = self.trainer.global_step
             if self._counted_rows and step != self._counted_step:

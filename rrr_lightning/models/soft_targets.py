@@ -31,14 +31,7 @@ def classification_loss(
     kind: Literal["softmax", "binary"] = "softmax",
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Returns the mean loss over images, in float32.
-
-    Args:
-        logits_BK: Logits [B, K] of any precision.
-        labels: Class numbers [B], or targets [B, K].
-        kind: `softmax` cross-entropy, or `binary` cross-entropy summed over classes.
-        smoothing: The share of every target that is spread over all classes.
-    """
+    """Returns the mean loss over images, in float32."""
     logits_BK = logits_BK.float()
     if kind == "softmax":
         return F.cross_entropy(logits_BK, labels, label_smoothing=smoothing)
@@ -54,9 +47,6 @@ def mix_up(
 
     One share from Beta(alpha, alpha) for the whole batch and a permutation that says who is mixed
     with whom, both a function of the key alone.
-
-    Returns:
-        Images [B, C, H, W] and targets [B, K].
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """

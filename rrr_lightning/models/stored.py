@@ -45,15 +45,7 @@ _CLASSES = {
 
 
 def load_checkpoint(path: Path, key: str) -> Pretrained:
-    """Rebuilds the network in a checkpoint of this library; it is a `StudentModule`.
-
-    Args:
-        path: The file.
-        key: The config key for messages.
-
-    Raises:
-        InputError: It cannot be read, is no such checkpoint, or its weights do not fit.
-    """
+    """Rebuilds the network in a checkpoint of this library; it is a `StudentModule`."""
     content = read_checkpoint(path, key)
     described = content.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping) or not isinstance(described.get("arguments"), Mapping):
@@ -67,15 +59,7 @@ def load_checkpoint(path: Path, key: str) -> Pretrained:
 
 
 def load_exported(folder: Path, key: str) -> Pretrained:
-    """Rebuilds the network in a folder that `rrr export` wrote for an image student.
-
-    Args:
-        folder: The folder, with `student.json` and `model.safetensors`.
-        key: The config key for messages.
-
-    Raises:
-        InputError: One of the files is missing or damaged, or they do not fit together.
-    """
+    """Rebuilds the network in a folder that `rrr export` wrote for an image student."""
     path = folder / STUDENT_FILE
     described = read_json(path, key)
     if not isinstance(described, dict) or not isinstance(described.get("arguments"), dict):
@@ -189,11 +173,7 @@ def stored_ledger(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def stored_schema(described: Mapping[str, Any]) -> RowSchema:
-    """Returns what the columns of a described network's rows mean.
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """Returns what the columns of a described network's rows mean."""
     try:
         stored = described.get("schema") or {}
         labels, statistics = stored.get("labels"), stored.get("normalization")

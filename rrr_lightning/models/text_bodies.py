@@ -46,16 +46,7 @@ class TextBody:
 
 
 def load_body(spec: str | os.PathLike[str] | Mapping[str, Any], pretrained: bool) -> TextBody:
-    """Returns the body that a spec names.
-
-    Args:
-        spec: A checkpoint of this library, a Hugging Face folder or a hub id; or, for new weights,
-            a size of BERT or a configuration with `model_type`.
-        pretrained: Whether to take the weights too.
-
-    Raises:
-        InputError: There is no such body, it is not one of a text model, or it is damaged.
-    """
+    """Returns the body that a spec names."""
     if isinstance(spec, Mapping):
         return TextBody(read_config(spec, KEY, "classification"))
     spec = os.fspath(spec)
@@ -137,17 +128,7 @@ def _check_fit(source: str, network: Any, info: Mapping[str, Any], new: set[str]
 
 
 def build_classifier(body: TextBody, num_classes: int, dropout: float | None = None) -> nn.Module:
-    """Returns a network with the body's weights and a new head; draws from torch's generator.
-
-    Args:
-        body: The body.
-        num_classes: Columns of the head.
-        dropout: Probability of every dropout, in the body and before the head; None leaves the
-            body's.
-
-    Raises:
-        InputError: transformers has no such classifier, or the weights do not fit.
-    """
+    """Returns a network with the body's weights and a new head; draws from torch's generator."""
     import transformers
 
     values = {name: value for name, value in body.config.items() if name != "model_type"}

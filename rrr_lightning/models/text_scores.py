@@ -168,11 +168,7 @@ def _joined(parts: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def check_scores(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """Returns the names of metrics as a tuple.
-
-    Raises:
-        InputError: One of them is unknown, or not one of such labels.
-    """
+    """Returns the names of metrics as a tuple."""
     if names is None:
         return None
     known = _known(num_classes)

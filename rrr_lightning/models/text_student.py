@@ -79,12 +79,7 @@ class TextStudent(StudentModule):
         return moved
 
     def note_batch(self, before: Any, after: Any) -> None:
-        """Notes what the host sees in a batch: whether anything is padding.
-
-        Args:
-            before: The batch before the transfer.
-            after: What has become of it on the device; the same numbers.
-        """
+        """Notes what the host sees in a batch: whether anything is padding."""
         carry_mask(before, after)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -37,14 +37,7 @@ def is_logging_step(trainer: Trainer) -> bool:
 
 
 def check_loss(losses: Iterable[tuple[int, Tensor]]) -> float | None:
-    """Returns the last of several losses, None without any; waits for the device.
-
-    Args:
-        losses: Steps, and scalars that need no grad.
-
-    Raises:
-        InputError: One is not finite. It says at which step it began.
-    """
+    """Returns the last of several losses, None without any; waits for the device."""
     found = list(losses)
     values = torch.stack([loss.float().sum() for _, loss in found]).tolist() if found else []
     for (step, _), value in zip(found, values, strict=True):
@@ -59,11 +52,7 @@ def check_loss(losses: Iterable[tuple[int, Tensor]]) -> float | None:
 
 
 def check_weights(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses trained weights that are not finite; waits for the device once.
-
-    Raises:
-        InputError: It names the first of them, and the step.
-    """
+    """Refuses trained weights that are not finite; waits for the device once."""
     named = [(n, p) for n, p in module.named_parameters() if p.is_floating_point() and p.numel()]
     # The largest magnitude, which no precision overflows; NaN is passed on.
     largest = torch._foreach_norm([p.detach() for _, p in named], math.inf) if named else ()

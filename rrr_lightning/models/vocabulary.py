@@ -116,18 +116,7 @@ def padded_size(size: int, multiple: int | None) -> int:
 def agree_on_vocabulary(
     size: int, known: Vocabulary | None, pad_token_id: int | None, data: object
 ) -> Vocabulary | None:
-    """Returns the vocabulary, from `data` where the model does not know its tokens.
-
-    Args:
-        size: The model's number of real tokens.
-        known: The model's vocabulary, if it knows it.
-        pad_token_id: The id that the network takes for padding, and never trains as an input.
-        data: The data module, if any; its `vocabulary`, `vocabulary_size` and so on are used if it
-            has them.
-
-    Raises:
-        InputError: The data has another number of tokens, other tokens, or another padding.
-    """
+    """Returns the vocabulary, from `data` where the model does not know its tokens."""
     found = getattr(data, "vocabulary_size", None)
     if isinstance(found, int) and found != size:
         raise InputError(
@@ -153,16 +142,7 @@ def agree_on_vocabulary(
 
 
 def check_same_tokens(known: Vocabulary, given: Vocabulary, key: str) -> None:
-    """Refuses a vocabulary that is not the model's.
-
-    Args:
-        known: The model's vocabulary.
-        given: The data's, or that of another tokenizer.
-        key: The config key that `given` stands under, for messages.
-
-    Raises:
-        InputError: Another number of tokens, another token under an id, or another special token.
-    """
+    """Refuses a vocabulary that is not the model's."""
     pairs = list(zip(known.tokens, given.tokens, strict=False))
     differ = [token_id for token_id, (ours, theirs) in enumerate(pairs) if ours != theirs]
     if known.size != given.size or differ:

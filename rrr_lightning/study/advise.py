@@ -88,14 +88,7 @@ class Timing:
 def time_runs(
     runs: Sequence[PlannedRun], home: Path, places: Places, quality: Quality
 ) -> dict[str, Timing]:
-    """Times every kind of run on the first device, or reads what was timed on this machine before.
-
-    Returns:
-        Timings by arm and teacher.
-
-    Raises:
-        InputError: A kind of run is refused or crashes, or a student does not log the metric.
-    """
+    """Times every kind of run on the first device, or reads the timings of this machine."""
     folder = home.absolute() / FOLDER
     kinds = {run.kind: run for run in reversed(runs)}
     order = [run for run in runs if kinds.get(run.kind) is run]
@@ -265,11 +258,7 @@ class StepCosts:
 
 
 def advise(study: Study, runs: Sequence[PlannedRun], timings: Mapping[str, Timing]) -> str:
-    """Returns what distillation costs on this machine, and what it has to save, as text.
-
-    Raises:
-        InputError: No arm has teachers, or no distilled step was timed.
-    """
+    """Returns what distillation costs on this machine, and what it has to save, as text."""
     baseline = timings[study.baseline]
     pools = list({pool.teachers: pool for pool in _pools(study, runs, timings)}.values())
     if not pools:

@@ -238,16 +238,7 @@ def at_duration(
     variances: tuple[Array, Array],
     limit: float,
 ) -> Difference:
-    """Compares one duration of an arm with the baseline's cost at the same quality: log speed-ups.
-
-    Args:
-        baseline: The baseline's curve.
-        log_cost: Mean log cost of the arm's runs.
-        log_errors: Their mean log error, shape [R].
-        seeds: Their number; an effective one where they vary more than others.
-        variances: Of the log error and of the log cost of one run, shape [R] each.
-        limit: Student's t.
-    """
+    """Compares a duration of an arm with the baseline's cost at equal quality: log speed-ups."""
     reached = baseline.reaches(log_errors)
     test = _TestCurve(baseline, log_errors, *variances, own=1 / seeds)
     low, high = test.low(limit), test.high(limit)

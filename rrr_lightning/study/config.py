@@ -232,15 +232,7 @@ def find_shipped(name: str, key: str, kind: str = "*") -> Path:
 
 
 def read_study(name: str, quality_data: str | None = None) -> Study:
-    """Reads a study file, local or shipped.
-
-    Args:
-        name: A file, or the name of a shipped one.
-        quality_data: Data for the command that evaluates runs, over what the file says.
-
-    Raises:
-        InputError: There is none, or something in it is wrong.
-    """
+    """Reads a study file, local or shipped."""
     study = make_study(read_yaml(find_shipped(name, "FILE", "study/*"), "FILE"))
     if quality_data is None:
         return study
@@ -250,11 +242,7 @@ def read_study(name: str, quality_data: str | None = None) -> Study:
 
 
 def make_study(content: Any) -> Study:
-    """Makes a study of the content of a file.
-
-    Raises:
-        InputError: Something in it is wrong.
-    """
+    """Makes a study of the content of a file."""
     sections = _expanded(content, "", ("base",))
     kind: type
     for section, kind in (("quality", Quality), ("headline", Headline)):

@@ -114,10 +114,6 @@ def make_plan(study: Study, home: Path, data: str | None = None) -> tuple[Planne
     """Plans the runs of a study in its folder, in an order in which they can run.
 
     `data` is where the data are, over what the configurations say.
-
-    Raises:
-        InputError: A configuration is not there, the runs of the arms would not be paired, or a
-            teacher is unknown, unused or its own teacher.
     """
     return tuple(_Planner(study, home.absolute(), data).runs())
 
@@ -281,11 +277,7 @@ def check_free(overlay: Mapping[str, Any], key: str) -> None:
 
 
 def check_paired(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses arms whose runs would not be paired: the first configuration is the baseline's.
-
-    Raises:
-        InputError: An arm differs from it in something that all have to share.
-    """
+    """Refuses arms whose runs would not be paired: the first configuration is the baseline's."""
     (first, baseline), *others = configs.items()
     ours = _shared(baseline)
     for name, config in others:

@@ -32,11 +32,7 @@ _ROUNDING = 1e-12
 
 
 def log_error(quality: Array, direction: Direction, ceiling: float = 1.0) -> Array:
-    """Returns the logarithm of the loss, or of what an accuracy lacks to `ceiling`.
-
-    Raises:
-        InputError: An error is not positive, so that it has no logarithm.
-    """
+    """Returns the logarithm of the loss, or of what an accuracy lacks to `ceiling`."""
     error = np.asarray(quality, np.float64) if direction == "min" else ceiling - quality
     bad = ~((error > 0) & np.isfinite(error))
     if np.any(bad):

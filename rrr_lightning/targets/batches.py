@@ -151,11 +151,7 @@ def has_masked_tokens(batch: Any) -> bool:
 
 
 def rows_of_samples(batch: Any) -> Counts:
-    """Returns how many rows each sample of a batch has: its masked tokens, or one.
-
-    Raises:
-        InputError: The batch is neither a pair (inputs, labels) nor a dict with `labels`.
-    """
+    """Returns how many rows each sample of a batch has: its masked tokens, or one."""
     is_pair = isinstance(batch, list | tuple) and len(batch) > 1
     labels = batch[1] if is_pair else batch.get("labels") if isinstance(batch, Mapping) else None
     if not isinstance(labels, Tensor):

@@ -79,14 +79,7 @@ class TargetsCLI(RRRCLI):
 
 
 def write(folder: Path, kind: Kind | None, classes: int | None, options: Sequence[str]) -> None:
-    """Runs `rrr targets`.
-
-    Args:
-        folder: Where to write.
-        kind: What is stored of the teachers' logits; chosen by their number of classes if None.
-        classes: How many classes are stored per sample, for the kinds that store some.
-        options: Options of `rrr fit`.
-    """
+    """Runs `rrr targets`."""
     choice = Choice(folder, kind, classes)
     sys.argv[1:] = ["fit", *options]  # Lightning's parser reads the process's own
     run(lambda: TargetsCLI(choice))

@@ -8,10 +8,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from rrr_lightning.callbacks._clock import OTHER, WAIT, DeviceClock
+from rrr_lightning.callbacks._clock import DeviceClock
 from rrr_lightning.callbacks._hardware import describe_git, describe_hardware, describe_versions
 from rrr_lightning.callbacks._ledger import (
     FILE,
+    OTHER,
+    WAIT,
     add_part,
     new_ledger,
     read_ledger,

@@ -88,11 +88,7 @@ def make_plan(
 
 
 def agree(plan: TargetPlan, coming: ComingBatches, folder: Path) -> TargetPlan:
-    """Returns the plan that the folder holds, if it is of this run; else the new one.
-
-    Raises:
-        InputError: It holds targets of another run.
-    """
+    """Returns the plan that the folder holds, if it is of this run; else the new one."""
     there = read_plan(folder)
     if there is None:
         return plan
@@ -111,11 +107,7 @@ def agree(plan: TargetPlan, coming: ComingBatches, folder: Path) -> TargetPlan:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder that holds something else than targets.
-
-    Raises:
-        InputError: It has files and no manifest, or is none.
-    """
+    """Refuses a folder that holds something else than targets."""
     check(folder.is_dir() or not folder.exists(), "--out", str(folder), "a folder", "is a file")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     check(
@@ -128,11 +120,7 @@ def check_folder(folder: Path) -> None:
 
 
 def extend(plan: TargetPlan, steps: range, rows: float) -> TargetPlan:
-    """Returns a plan that has the steps of the coming run, `rows` rows each.
-
-    Raises:
-        InputError: The folder holds other steps than the first ones of the run.
-    """
+    """Returns a plan that has the steps of the coming run, `rows` rows each."""
     shorter, longer = sorted((plan.steps, steps), key=len)
     if longer[: len(shorter)] != shorter:
         raise InputError(

@@ -51,20 +51,7 @@ def write_targets(
     choice: Choice,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Writes the targets of a coming run, and returns how many shards were written.
-
-    Args:
-        trainer: The trainer of the run, on one device.
-        module: The student, which is not trained.
-        data: The data module of the run.
-        distillation: Teachers, loss, schedule and pool of the run.
-        choice: Where to, and what is kept.
-        say: Is told the size before anything is written, and every shard.
-
-    Raises:
-        InputError: The targets cannot be stored, or the folder holds those of another run, or the
-            disk is too full.
-    """
+    """Writes the targets of a coming run, and returns how many shards were written."""
     from filelock import FileLock, Timeout
 
     ledger = WritingLedger(choice.folder)

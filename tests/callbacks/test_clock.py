@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rrr_lightning.callbacks import _clock
-from rrr_lightning.callbacks._clock import OTHER, STUDENT, TEACHER, WAIT, DeviceClock, PhaseClock
+from rrr_lightning.callbacks._clock import DeviceClock, PhaseClock
+from rrr_lightning.callbacks._ledger import OTHER, STUDENT, TEACHER, WAIT
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from rrr_lightning.callbacks._clock import PHASES
-from rrr_lightning.callbacks._ledger import new_ledger
+from rrr_lightning.callbacks._ledger import PHASES, new_ledger
 from rrr_lightning.callbacks.cost import LOGGED_KEYS, CostLedger
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
