@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rrr_lightning.callbacks.cost import CostLedger as CostLedger
+    from rrr_lightning.callbacks.cost_ledger import CostLedger as CostLedger
     from rrr_lightning.callbacks.distillation import DistillationCallback as DistillationCallback
     from rrr_lightning.callbacks.randomness import KeyedRandomness as KeyedRandomness
     from rrr_lightning.data.glue import GlueDataModule as GlueDataModule
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "CostLedger": "rrr_lightning.callbacks.cost",
+    "CostLedger": "rrr_lightning.callbacks.cost_ledger",
     "DistillationCallback": "rrr_lightning.callbacks.distillation",
     "KeyedRandomness": "rrr_lightning.callbacks.randomness",
     "GlueDataModule": "rrr_lightning.data.glue",

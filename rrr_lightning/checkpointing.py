@@ -29,7 +29,7 @@ from rrr_lightning.distillation.state_dicts import load_strictly
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, check, check_types
 from rrr_lightning.files import PART, atomic_file
-from rrr_lightning.models.training_loss import (
+from rrr_lightning.models.student import (
     TrainingLoss,
     check_loss,
     check_weights,

@@ -25,9 +25,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from rrr_lightning import _parsing
-from rrr_lightning.callbacks._continuity import check_teachers_are_over
-from rrr_lightning.callbacks.cost import CostLedger
+from rrr_lightning.callbacks.cost_ledger import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.callbacks.resume_checks import check_teachers_are_over
 from rrr_lightning.checkpointing import (
     TERMINATED,
     AtomicCheckpointIO,
@@ -45,7 +45,7 @@ from rrr_lightning.models import (  # noqa: F401 - for short class names
     masked_lm,
     text_classifier,
 )
-from rrr_lightning.models.base import StudentModule
+from rrr_lightning.models.student import StudentModule
 from rrr_lightning.predictions import PredictionsFile
 
 logger = logging.getLogger(__name__)

@@ -212,7 +212,7 @@ def _study(arguments: Sequence[str]) -> None:
         if action == "plan":
             add("--untimed", action="store_true", help="list the runs without timing any step")
     args = parser.parse_args(arguments)
-    from rrr_lightning.study.command import act
+    from rrr_lightning.study.run import act
 
     if not act(args):
         sys.exit(INCOMPLETE)

@@ -28,16 +28,16 @@ from rrr_lightning.distillation.checksums import add_checksum
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import content_of
-from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import LEDGER_FILE, quiet
-from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.models.masked_rows import input_names, usable_positions
-from rrr_lightning.models.stored import (
+from rrr_lightning.models.loading import (
     STUDENT_FILE,
     WEIGHTS_FILE,
     load_checkpoint,
     stored_ledger,
 )
+from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.masked_rows import input_names, usable_positions
+from rrr_lightning.models.student import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.text_classifier import TextClassifier
 from rrr_lightning.models.vocabulary import Vocabulary
 

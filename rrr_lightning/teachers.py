@@ -27,16 +27,16 @@ from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.files import sha256_of
-from rrr_lightning.models.base import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.hugging_face import load_hugging_face
-from rrr_lightning.models.pretrained import Pretrained, load_timm, load_torchvision
-from rrr_lightning.models.stored import (
+from rrr_lightning.models.loading import (
     STUDENT_FILE,
     load_checkpoint,
     load_exported,
     stored_ledger,
     stored_schema,
 )
+from rrr_lightning.models.pretrained import Pretrained, load_timm, load_torchvision
+from rrr_lightning.models.student import CHECKPOINT_KEY, StudentModule
 
 _ACCEPTED = (
     "a checkpoint file of this library, torchvision:NAME?weights=NAME, timm:NAME, "
@@ -130,7 +130,7 @@ def _load_named(kind: str, name: str, query: str, key: str) -> Pretrained:
 
 
 def _load_mapping(spec: Mapping[str, Any], key: str) -> Pretrained:
-    from rrr_lightning.models.networks import build_network  # imports torchvision
+    from rrr_lightning.models.image_networks import build_network  # imports torchvision
 
     for name in spec:
         if name not in _MAPPING_KEYS:

@@ -21,8 +21,8 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from rrr_lightning.data.image_decoding import decode
 from rrr_lightning.data.image_sources import FolderImages
+from rrr_lightning.data.transforms import decode
 from rrr_lightning.errors import InputError
 
 

@@ -249,7 +249,7 @@ def read_masked(folder: Path) -> str:
 
 def make_targets(folder: Path) -> None:
     from rrr_lightning.distillation.pool import TeacherPool
-    from rrr_lightning.distillation.sparse import Encoding
+    from rrr_lightning.distillation.sparse_targets import Encoding
     from rrr_lightning.distillation.targets import (
         TargetPlan,
         shard_path,
@@ -284,7 +284,7 @@ def changed_manifest(random: Random, data: bytes) -> bytes:
 
 def read_targets(folder: Path) -> list[Any]:
     from rrr_lightning.distillation.losses import KLDivergence
-    from rrr_lightning.distillation.sparse_losses import loss_against
+    from rrr_lightning.distillation.sparse_targets import loss_against
     from rrr_lightning.distillation.targets import TargetStore
 
     store = TargetStore(folder)

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from rrr_lightning.models.cifar_resnet import CifarResNet
+from rrr_lightning.models.image_networks import CifarResNet
 
 
 def die() -> None:

@@ -33,7 +33,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def make_config(folder: Path, teachers: list[str], **trainer: Any) -> dict[str, Any]:
     network = {
-        "class_path": "rrr_lightning.models.cifar_resnet.CifarResNet",
+        "class_path": "rrr_lightning.models.image_networks.CifarResNet",
         "init_args": {"depth": 8, "num_classes": 10},
     }
     return {

@@ -34,7 +34,7 @@ def teacher_option(path: str, class_path: str, **init_args: Any) -> str:
 
 
 def resnet_option(path: str, depth: int = 8) -> str:
-    class_path = "rrr_lightning.models.cifar_resnet.CifarResNet"
+    class_path = "rrr_lightning.models.image_networks.CifarResNet"
     return teacher_option(path, class_path, depth=depth, num_classes=10)
 
 

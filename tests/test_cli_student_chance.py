@@ -48,7 +48,7 @@ def own_checkpoint(rrr: Command) -> Any:
 
 def mapping(rrr: Command) -> Any:
     torch.save(ImageClassifier("cifar_resnet8", 10, seed=1).network.state_dict(), "net.pt")
-    class_path = "rrr_lightning.models.cifar_resnet.CifarResNet"
+    class_path = "rrr_lightning.models.image_networks.CifarResNet"
     model = {"class_path": class_path, "init_args": {"depth": 8, "num_classes": 10}}
     return {"model": model, "checkpoint": "net.pt", "mean": [0.5] * 3, "std": [0.5] * 3}
 

@@ -11,7 +11,7 @@ import pytest
 
 from rrr_lightning import __version__
 from rrr_lightning.commands import COMMANDS, STUDY_ACTIONS, main, run
-from rrr_lightning.distillation.sparse import Kind
+from rrr_lightning.distillation.sparse_targets import Kind
 from rrr_lightning.glue.protocol import PROTOCOLS
 
 ACCEPTED = "accepted: fit, validate, test, predict, export, glue, study, targets"

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from rrr_lightning.callbacks.cost import CostLedger
+from rrr_lightning.callbacks.cost_ledger import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.commands import COMMANDS, run
 from rrr_lightning.commands import main as rrr

@@ -4,9 +4,9 @@ from typing import Any
 
 import yaml
 
-from rrr_lightning.callbacks._ledger import PHASES, Part, add_part, new_ledger
+from rrr_lightning.callbacks.ledger import PHASES, Part, add_part, new_ledger
 from rrr_lightning.export import model_card
-from rrr_lightning.models.base import CHECKPOINT_KEY
+from rrr_lightning.models.student import CHECKPOINT_KEY
 
 DESCRIBED: dict[str, Any] = {
     "class": "MaskedLanguageModel",

@@ -19,8 +19,8 @@ import yaml
 from rrr_lightning import commands
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.loading import load_checkpoint
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.models.stored import load_checkpoint
 from rrr_lightning.models.text_classifier import TextClassifier
 from rrr_lightning.teachers import load_teacher
 from tests.cli_runs import FIT, TINY

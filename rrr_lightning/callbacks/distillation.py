@@ -23,33 +23,40 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from rrr_lightning.callbacks._coming_run import check_same_pool, check_same_run, check_steps
-from rrr_lightning.callbacks._continuity import STATE_KEY, check_began_with_teachers
-from rrr_lightning.callbacks._horizon import check_bounds, count_steps, require_bound, step_bounds
-from rrr_lightning.callbacks._logging import forget_logged
-from rrr_lightning.callbacks._probe import TeacherProbe
-from rrr_lightning.callbacks._settings import (
+from rrr_lightning.callbacks.resume_checks import (
+    STATE_KEY,
+    check_began_with_teachers,
+    check_bounds,
     check_options,
     check_same_settings,
     check_same_teachers,
+    count_steps,
     describe_settings,
     list_specs,
+    require_bound,
+    step_bounds,
 )
-from rrr_lightning.callbacks._sources import LiveTeachers, Source, StoredTargets, TeacherMeter
-from rrr_lightning.callbacks._splice import RowCapture, StepSplice
-from rrr_lightning.callbacks._step import LOGGED_KEYS, DistilledStep
-from rrr_lightning.callbacks._student_input import StudentInput
-from rrr_lightning.callbacks._teachers import load_teachers, match_teachers, place_teachers
+from rrr_lightning.callbacks.run_fingerprint import check_same_pool, check_same_run, check_steps
+from rrr_lightning.callbacks.splice import RowCapture, StepSplice
+from rrr_lightning.callbacks.step import LOGGED_KEYS, DistilledStep, forget_logged
+from rrr_lightning.callbacks.student_input import StudentInput
+from rrr_lightning.callbacks.teacher_checks import TeacherProbe
+from rrr_lightning.callbacks.teacher_loading import load_teachers, match_teachers, place_teachers
+from rrr_lightning.callbacks.teacher_targets import (
+    LiveTeachers,
+    Source,
+    StoredTargets,
+    TeacherMeter,
+)
+from rrr_lightning.distillation.logits import RowSchema
 from rrr_lightning.distillation.losses import KLDivergence, RowLoss
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
-from rrr_lightning.distillation.schema import RowSchema
-from rrr_lightning.distillation.sparse_losses import loss_against
+from rrr_lightning.distillation.sparse_targets import loss_against
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
 from rrr_lightning.errors import InputError, check, check_types
-from rrr_lightning.models.base import StudentModule
-from rrr_lightning.models.training_loss import TrainingLoss, check_weights, is_logging_step
+from rrr_lightning.models.student import StudentModule, TrainingLoss, check_weights, is_logging_step
 
 DEFAULT_SCHEDULE = DistillationSchedule()
 DEFAULT_POOL = TeacherPool()

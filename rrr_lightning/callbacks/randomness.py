@@ -12,8 +12,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rrr_lightning.errors import InputError, check_types
-from rrr_lightning.models.base import micro_step
-from rrr_lightning.random import check_seed, global_seed, rekey
+from rrr_lightning.keyed_rng import check_seed, global_seed, rekey
+from rrr_lightning.models.student import micro_step
 
 
 class KeyedRandomness(Callback):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rrr_lightning.data.sampling import Key
 from rrr_lightning.errors import InputError
-from rrr_lightning.random import key_seed
+from rrr_lightning.keyed_rng import key_seed
 
 NO_TARGET = -100
 VALIDATION_PROBABILITY = 0.15

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rrr_lightning.data.cache import build_once, fingerprint, write_file
 from rrr_lightning.data.documents import Documents
+from rrr_lightning.data.preparation import build_once, fingerprint, write_file
 from rrr_lightning.data.tokenizer import rebuild_tokenizer, single_threaded_tokenizers
 from rrr_lightning.errors import InputError
 

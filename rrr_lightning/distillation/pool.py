@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from rrr_lightning.errors import InputError, check_types
-from rrr_lightning.random import Part, check_seed, keyed_generator
+from rrr_lightning.keyed_rng import Part, check_seed, keyed_generator
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from rrr_lightning.glue.results import REPORTED, has_collapsed
 from rrr_lightning.jobs.process import RESULT, write_json
 from rrr_lightning.jobs.runner import WRONG_INPUT
 from rrr_lightning.metrics_file import MetricsFile
+from rrr_lightning.models.student import Diverged
 from rrr_lightning.models.text_classifier import TextClassifier
-from rrr_lightning.models.training_loss import Diverged
 
 SAVE_EVERY_STEPS = 1000
 EVAL_BATCH_SIZE = 64

@@ -3,8 +3,8 @@
 Knows nothing of training: a job is a command with a folder. Used by `glue` and `study`.
 """
 
-from rrr_lightning.jobs.hold import Held as Held
-from rrr_lightning.jobs.hold import hold as hold
+from rrr_lightning.jobs.locks import Held as Held
+from rrr_lightning.jobs.locks import hold as hold
 from rrr_lightning.jobs.places import Places as Places
 from rrr_lightning.jobs.places import find_places as find_places
 from rrr_lightning.jobs.runner import Failure as Failure

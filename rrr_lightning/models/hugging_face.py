@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rrr_lightning.distillation.normalization import Normalization
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import Normalization, RowSchema
 from rrr_lightning.distillation.state_dicts import describe_differences, tied_names
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, check, refuse

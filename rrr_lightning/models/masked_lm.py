@@ -12,21 +12,105 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from rrr_lightning.distillation.chunks import in_chunks
-from rrr_lightning.distillation.masked_places import carry_places, masked_places
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import RowSchema
+from rrr_lightning.distillation.losses import in_chunks
+from rrr_lightning.distillation.masked_tokens import carry_places, masked_places
 from rrr_lightning.errors import InputError, check_types
-from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
 from rrr_lightning.models.masked_rows import masked_labels
-from rrr_lightning.models.row_counting import RowCounting
-from rrr_lightning.models.row_metrics import RowMean
+from rrr_lightning.models.student import CHECKPOINT_KEY
+from rrr_lightning.models.text_classifier import RowMean
 from rrr_lightning.models.text_student import TextStudent
 from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
+
+# ----------------------------------------------------------------------
+# Right gradients where micro-batches and ranks have unequal numbers of rows.
+
+
+# E. Any constant gives the same step; this one keeps losses near their means for micro-batches of
+# usual size, and being a power of two it changes no bit of a gradient.
+EXPECTED_ROWS = 1024.0
+
+
+class RowCounting(LightningModule):
+    """Mix-in for a LightningModule whose batches hold varying numbers of rows.
+
+    The training step returns `self.contribution(sum over rows, number of rows)`. The gradients are
+    put to scale in `on_before_optimizer_step`, after half-precision gradients were unscaled and
+    before any are clipped; a callback of that name, which runs earlier, sees them unscaled.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._counted_rows = 0
+        self._counted_step = 0
+
+    def contribution(self, total: Tensor, count: int) -> Tensor:
+        """Returns what a micro-batch adds to the loss of its optimizer step, and notes its rows."""
+        if self._trainer is not None and self.trainer.training:
+            step = self.trainer.global_step
+            if self._counted_rows and step != self._counted_step:
+                raise InputError(
+                    f"{type(self).__name__}.on_before_optimizer_step does not call super()",
+                    accepted="a call of super().on_before_optimizer_step(optimizer)",
+                )
+            self._counted_rows += count
+            self._counted_step = step
+        return total * (self.row_factor(count) / max(count, 1))
+
+    def row_factor(self, count: int) -> float:
+        """Returns what a mean over `count` rows is multiplied by to be such a contribution."""
+        return float(count > 0) if self._parts == 1 else count / EXPECTED_ROWS
+
+    def on_train_start(self) -> None:
+        """Starts to count; refuses strategies that accumulate gradients by themselves."""
+        super().on_train_start()
+        self._counted_rows = 0
+        if self.trainer.strategy.handles_gradient_accumulation:
+            raise InputError(
+                "a strategy that accumulates gradients by itself cannot weigh rows equally",
+                key="trainer.strategy",
+                found=type(self.trainer.strategy).__name__,
+                accepted="a single device, ddp or fsdp",
+            )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Makes the gradients those of the mean over all rows of the step."""
+        super().on_before_optimizer_step(optimizer)
+        if self._parts == 1:
+            self._counted_rows = 0
+            return
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        rows = self._rows_of_all_ranks()
+        self._counted_rows = 0
+        torch._foreach_mul_(gradients, EXPECTED_ROWS * self._parts / rows)
+
+    @property
+    def _parts(self) -> int:
+        """How many micro-batches of all ranks make a full step; 0 without a trainer."""
+        if self._trainer is None:
+            return 0
+        parts: int = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return parts
+
+    def _rows_of_all_ranks(self) -> Tensor:
+        """At least 1: a step without any row has no gradient to put to scale."""
+        rows = torch.full((), float(self._counted_rows), device=self.device)
+        if self.trainer.world_size > 1:
+            rows = self.trainer.strategy.reduce(rows, reduce_op="sum")
+        return rows.clamp(min=1.0)
 
 
 class MaskedLanguageModel(RowCounting, TextStudent):

@@ -16,9 +16,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrr_lightning.distillation.masked_places import masked_places
+from rrr_lightning.distillation.masked_tokens import TensorNotes, masked_places, moved_pair
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.attention_masks import ready_mask, takes_ready_masks
+
+# ----------------------------------------------------------------------
+# Attention masks that a network takes without a look inside.
+
+
+# Networks in which every token sees all that are not padding, and nothing else decides.
+FAMILIES = ("albert", "bert", "distilbert", "electra", "roberta")
+
+_is_full: TensorNotes[bool] = TensorNotes()  # by mask
+
+
+def carry_mask(before: Any, after: Any) -> None:
+    """Notes whether anything in a batch on a device is padding, as the host sees it."""
+    pair = moved_pair(before, after, "attention_mask")
+    if pair is not None:
+        _is_full.put(pair[1], bool(pair[0].all()))
+
+
+def takes_ready_masks(config: Any) -> bool:
+    """Whether a network of a transformers config takes a mask as `ready_mask` returns it."""
+    return (
+        getattr(config, "model_type", None) in FAMILIES
+        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and not getattr(config, "is_decoder", False)
+    )
+
+
+def ready_mask(mask_BT: Tensor) -> Tensor | None:
+    """Returns the same mask, as a network takes it without asking."""
+    is_full = _is_full.of(mask_BT)
+    if is_full is None or mask_BT.ndim != 2:
+        return mask_BT
+    if is_full:
+        return None
+    length = mask_BT.shape[1]
+    return mask_BT.bool()[:, None, None, :].expand(-1, 1, length, length).contiguous()
 
 
 class MaskedRows(nn.Module):

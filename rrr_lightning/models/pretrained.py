@@ -20,8 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from rrr_lightning.distillation.normalization import Normalization
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import Normalization, RowSchema
 from rrr_lightning.distillation.state_dicts import load_weights
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, check, did_you_mean
@@ -114,7 +113,7 @@ def load_torchvision(name: str, query: Mapping[str, str], key: str) -> Pretraine
     """Loads a torchvision classification network, or `cifar_resnet…` from a file."""
     from torchvision import models
 
-    from rrr_lightning.models.networks import build_network
+    from rrr_lightning.models.image_networks import build_network
 
     if "weights" not in query:
         columns = _num_classes(query, 1000, key)

@@ -12,22 +12,59 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import RowSchema
 from rrr_lightning.errors import InputError, check_types
-from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.classes import agree_on_classes, check_classes
-from rrr_lightning.models.input_vocabulary import agree_on_tokens, stored_vocabulary
 from rrr_lightning.models.masked_networks import plain_config
 from rrr_lightning.models.masked_rows import KeywordInputs, usable_positions
-from rrr_lightning.models.row_metrics import RowMean
-from rrr_lightning.models.text_bodies import build_classifier, load_body
+from rrr_lightning.models.student import CHECKPOINT_KEY
+from rrr_lightning.models.text_bodies import (
+    agree_on_tokens,
+    build_classifier,
+    load_body,
+    stored_vocabulary,
+)
 from rrr_lightning.models.text_scores import check_scores, make_scores
 from rrr_lightning.models.text_student import TextStudent
 from rrr_lightning.models.vocabulary import Vocabulary
+
+# ----------------------------------------------------------------------
+# Means over all rows of an evaluation, however they are spread over batches and ranks.
+
+
+class RowMean(Metric):
+    """The mean of a value over rows.
+
+    Args:
+        exponential: Return its exponential: the perplexity, where the value is a loss.
+    """
+
+    full_state_update = False
+    total: Tensor
+    rows: Tensor
+
+    def __init__(self, exponential: bool = False) -> None:
+        super().__init__()
+        self.exponential = exponential
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, rows: int) -> None:
+        """Adds the sum of the value over a number of rows."""
+        self.total += total
+        self.rows += rows
+
+    def compute(self) -> Tensor:
+        """Returns the mean, NaN over no rows at all."""
+        mean = self.total / self.rows
+        return mean.exp() if self.exponential else mean
+
 
 STAGES = ("val", "test")
 

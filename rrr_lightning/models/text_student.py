@@ -9,10 +9,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import AdamW, Optimizer
 
 from rrr_lightning.errors import check
-from rrr_lightning.models.attention_masks import carry_mask
-from rrr_lightning.models.base import StudentModule
-from rrr_lightning.models.fused import can_fuse
-from rrr_lightning.models.hooks import hook_of_others
+from rrr_lightning.models.masked_rows import carry_mask
+from rrr_lightning.models.optimization import can_fuse, hook_of_others
+from rrr_lightning.models.student import StudentModule
 
 WARMUP_FRACTION = 0.06
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import RowSchema
 from rrr_lightning.errors import InputError, check
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # names a model on the hub

@@ -26,9 +26,8 @@ import yaml
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import read_json
 from rrr_lightning.jobs import Job, Places, run_jobs
-from rrr_lightning.jobs.display import duration
 from rrr_lightning.jobs.process import MARKER, write_json
-from rrr_lightning.jobs.runner import WRONG_INPUT
+from rrr_lightning.jobs.runner import WRONG_INPUT, duration
 from rrr_lightning.study.config import Config, Quality, Study, merge, value_at
 from rrr_lightning.study.plan import TEACHERS, PlannedRun, checkpoint_in, digest
 from rrr_lightning.study.results import LEDGER, VALIDATED, never_logged

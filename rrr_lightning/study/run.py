@@ -9,6 +9,7 @@ jobs of whatever has no record yet.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -20,10 +21,11 @@ from typing import Any, TextIO
 from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.files import content_of, read_json
 from rrr_lightning.jobs import Job, Outcome, Places, find_places, run_jobs
-from rrr_lightning.jobs.display import duration
+from rrr_lightning.jobs.places import slurm_parameters
 from rrr_lightning.jobs.process import MARKER, write_json
+from rrr_lightning.jobs.runner import duration
 from rrr_lightning.study.advise import FOLDER as PILOT
-from rrr_lightning.study.advise import Timing, time_runs
+from rrr_lightning.study.advise import Timing, advise, list_hours, list_runs, time_runs
 from rrr_lightning.study.comparison import analyse
 from rrr_lightning.study.config import Quality, Study, read_study
 from rrr_lightning.study.plan import PlannedRun, make_plan
@@ -323,3 +325,29 @@ def _conflict(before: Any, now: Any, key: str) -> str | None:
     if key in ("durations", "seeds") and before is not None and now is not None:
         return None if set(before) <= set(now) else key
     return None if before == now else key
+
+
+# ----------------------------------------------------------------------
+# `rrr study`: does distillation pay? Runs a study file and prints speed-ups with intervals.
+
+
+def act(args: argparse.Namespace) -> bool:
+    """Runs `rrr study ACTION`; returns whether every run has finished."""
+    slurm = slurm_parameters(args.slurm)
+    opened = open_study(args.file, args.out, args.data, args.quality_data)
+    if args.action == "run":
+        return run_study(opened, args.devices, slurm).complete
+    if args.action == "report":
+        report(opened)
+        return True
+    if args.action == "plan":
+        sys.stdout.write(list_runs(opened.runs, opened.results))
+        if args.untimed:
+            return True
+    timings = timed(opened, find_places(args.devices, slurm))
+    if args.action == "plan":
+        evaluated = opened.study.quality.command is not None
+        sys.stdout.write(list_hours(opened.runs, opened.results, timings, evaluated))
+    else:
+        sys.stdout.write(advise(opened.study, opened.runs, timings))
+    return True

@@ -17,9 +17,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from rrr_lightning.callbacks._probe import validation_batches
-from rrr_lightning.data.base import KeyedDataModule
-from rrr_lightning.data.loader import BatchLoader, automatic_workers
+from rrr_lightning.callbacks.teacher_checks import validation_batches
+from rrr_lightning.data.module import BatchLoader, KeyedDataModule, automatic_workers
 from rrr_lightning.data.sampling import BatchPlan, EndlessBatches, Key
 from rrr_lightning.errors import InputError
 

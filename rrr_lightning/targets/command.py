@@ -19,8 +19,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from rrr_lightning.cli import RRRCLI
 from rrr_lightning.cli import main as run
-from rrr_lightning.data.base import KeyedDataModule
-from rrr_lightning.distillation.sparse import Kind
+from rrr_lightning.data.module import KeyedDataModule
+from rrr_lightning.distillation.sparse_targets import Kind
 from rrr_lightning.errors import InputError
 from rrr_lightning.targets.plan import Choice
 from rrr_lightning.targets.write import write_targets

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from rrr_lightning.callbacks._coming_run import check_hooks, distilled_steps
-from rrr_lightning.callbacks._probe import TeacherProbe
-from rrr_lightning.callbacks._sources import LiveTeachers
-from rrr_lightning.callbacks._teachers import match_teachers, place_teachers
 from rrr_lightning.callbacks.distillation import DistillationCallback
+from rrr_lightning.callbacks.run_fingerprint import check_hooks, distilled_steps
+from rrr_lightning.callbacks.teacher_checks import TeacherProbe
+from rrr_lightning.callbacks.teacher_loading import match_teachers, place_teachers
+from rrr_lightning.callbacks.teacher_targets import LiveTeachers
 from rrr_lightning.data.masking import random_words
-from rrr_lightning.distillation.sparse import Arrays, Encoding
+from rrr_lightning.distillation.sparse_targets import Arrays, Encoding
 from rrr_lightning.distillation.targets import (
     TargetPlan,
     missing_shards,
@@ -29,11 +29,11 @@ from rrr_lightning.distillation.targets import (
     write_shard,
 )
 from rrr_lightning.errors import InputError, refuse
-from rrr_lightning.random import global_seed, key_seed
+from rrr_lightning.keyed_rng import global_seed, key_seed
 from rrr_lightning.targets.batches import ComingBatch, ComingBatches, Counts
-from rrr_lightning.targets.cost import WritingLedger
 from rrr_lightning.targets.plan import (
     Choice,
+    WritingLedger,
     agree,
     check_folder,
     check_space,

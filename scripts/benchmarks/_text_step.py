@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from rrr_lightning.distillation.chunks import in_chunks
-from rrr_lightning.distillation.losses import kl_divergence
-from rrr_lightning.distillation.masked_places import carry_places, masked_places
-from rrr_lightning.models.attention_masks import carry_mask
+from rrr_lightning.distillation.losses import in_chunks, kl_divergence
+from rrr_lightning.distillation.masked_tokens import carry_places, masked_places
+from rrr_lightning.keyed_rng import keyed_generator
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.random import keyed_generator
+from rrr_lightning.models.masked_rows import carry_mask
 
 MASK, FIRST_WORD, MASKED = 103, 1000, 0.15
 

@@ -29,8 +29,8 @@ from _timing import Comparison, StepClock, be_quiet, parse, report
 from lightning.pytorch import Callback
 from step_cost import WORKLOADS, Workload, distill, with_lightning
 
-from rrr_lightning.callbacks._flops import STEPS_PER_COUNT, FlopTable
-from rrr_lightning.callbacks.cost import CostLedger
+from rrr_lightning.callbacks.cost_ledger import CostLedger
+from rrr_lightning.callbacks.flop_counter import STEPS_PER_COUNT, FlopTable
 
 WARM_UP_STEPS = 8
 GOAL = 1.005

@@ -34,10 +34,10 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from rrr_lightning.data.image_sets import ViewedImages
 from rrr_lightning.data.image_sources import FolderImages
-from rrr_lightning.data.image_views import EvaluationView, TrainingView, View
+from rrr_lightning.data.images import ViewedImages
 from rrr_lightning.data.text import TextDataModule
+from rrr_lightning.data.transforms import EvaluationView, TrainingView, View
 
 sys.path.append(str(Path(__file__).parents[1]))
 from prepare_imagenet import smaller

@@ -35,9 +35,9 @@ from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Precision, Teacher
+from rrr_lightning.keyed_rng import keyed_generator, keyed_randomness
 from rrr_lightning.models.image_classifier import ImageClassifier
-from rrr_lightning.models.networks import build_network
-from rrr_lightning.random import keyed_generator, keyed_randomness
+from rrr_lightning.models.image_networks import build_network
 
 WARM_UP_STEPS = 5
 TEMPERATURE, WEIGHT = 4.0, 0.9

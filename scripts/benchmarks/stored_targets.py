@@ -29,16 +29,16 @@ from lightning.pytorch import Callback, LightningModule
 from step_cost import TimeSteps, quiet_trainer
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.data.base import KeyedDataModule
 from rrr_lightning.data.embedded import StoredImages
 from rrr_lightning.data.masking import Masking
+from rrr_lightning.data.module import KeyedDataModule
 from rrr_lightning.data.sampling import Key
-from rrr_lightning.data.text_batches import Batch, masked_batch
+from rrr_lightning.data.text import Batch, masked_batch
 from rrr_lightning.distillation.losses import KLDivergence
 from rrr_lightning.distillation.schedule import DistillationSchedule
+from rrr_lightning.keyed_rng import keyed_generator
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.random import keyed_generator
 from rrr_lightning.targets.plan import Choice
 from rrr_lightning.targets.write import write_targets
 

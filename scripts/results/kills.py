@@ -27,8 +27,8 @@ import torch
 from _runs import data_folder, machine
 
 from rrr_lightning.cli import main as rrr
+from rrr_lightning.keyed_rng import key_seed
 from rrr_lightning.metrics_file import read_rows
-from rrr_lightning.random import key_seed
 
 STEPS, INTERVAL = 40, 5
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}

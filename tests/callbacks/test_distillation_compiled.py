@@ -13,8 +13,8 @@ from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.data.embedded import EmbeddedDigits
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher
+from rrr_lightning.keyed_rng import keyed_generator
 from rrr_lightning.models.image_classifier import ImageClassifier
-from rrr_lightning.random import keyed_generator
 from tests.models.texts import Gradients, TextData, language_model
 from tests.models.tiny import make_trainer
 

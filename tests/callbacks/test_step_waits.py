@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.data import DataLoader
 
-from rrr_lightning.callbacks.cost import CostLedger
+from rrr_lightning.callbacks.cost_ledger import CostLedger
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.teacher import Teacher

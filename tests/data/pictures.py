@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrr_lightning.data.image_cuts import Pixels
+from rrr_lightning.data.transforms import Pixels
 
 
 def saved(image: Image.Image, kind: str = "JPEG", **settings: Any) -> bytes:

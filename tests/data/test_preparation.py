@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from rrr_lightning.data import preparation
-from rrr_lightning.data.encoding import Encoder
-from rrr_lightning.data.mapped import MappedSamples
 from rrr_lightning.data.preparation import prepare
+from rrr_lightning.data.tokenization import Encoder, MappedSamples
 from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 from rrr_lightning.errors import InputError

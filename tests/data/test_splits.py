@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rrr_lightning.data.documents import open_documents
 from rrr_lightning.data.splits import choose_splits, is_ignored, split_files
-from rrr_lightning.data.text_sources import open_documents
 from rrr_lightning.errors import InputError
 
 

@@ -10,10 +10,9 @@ import torch
 from lightning.pytorch import LightningModule
 from pyarrow import parquet, table
 
-from rrr_lightning.data import prose
+from rrr_lightning.data import embedded
 from rrr_lightning.data.sampling import BatchPlan
-from rrr_lightning.data.text import TextDataModule
-from rrr_lightning.data.text_batches import Batch
+from rrr_lightning.data.text import Batch, TextDataModule
 from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.errors import InputError
 from tests.data.text_toy import digest, numbers_of, text_data, write_corpus, write_documents
@@ -167,11 +166,11 @@ def test_some_of_the_documents(corpus: Path) -> None:
 
 
 def test_embedded_prose_needs_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prose, "PACKAGES", {"PIL": "pillow"})
-    prose.all_prose.cache_clear()
+    monkeypatch.setattr(embedded, "PACKAGES", {"PIL": "pillow"})
+    embedded.all_prose.cache_clear()
     data = TextDataModule("embedded", "train:1000", cache_dir=str(tmp_path), global_batch_size=8)
     (batch,) = batches(data, 1)
-    prose.all_prose.cache_clear()
+    embedded.all_prose.cache_clear()
     assert batch["input_ids"].shape == (8, 128)
     rate = (batch["labels"] != -100).sum() / batch["attention_mask"].sum()
     assert 0.05 < rate < 0.25

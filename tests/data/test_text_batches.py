@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from rrr_lightning.data.documents import FileDocuments
-from rrr_lightning.data.encoding import Encoder
 from rrr_lightning.data.masking import Masking
-from rrr_lightning.data.text_batches import StreamedText, masked_batch, open_stream
+from rrr_lightning.data.text import StreamedText, masked_batch, open_stream
+from rrr_lightning.data.tokenization import Encoder
 from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.data.wordpiece import trained_tokenizer
 from rrr_lightning.errors import InputError

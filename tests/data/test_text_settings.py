@@ -8,7 +8,7 @@ import pytest
 
 from rrr_lightning.data.text import TextDataModule
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import describe_data
+from rrr_lightning.models.student import describe_data
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from rrr_lightning.data.text import TextDataModule
-from rrr_lightning.data.text_batches import Batch
+from rrr_lightning.data.text import Batch, TextDataModule
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

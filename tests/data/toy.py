@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from rrr_lightning.data.base import KeyedDataModule
+from rrr_lightning.data.module import KeyedDataModule
 from rrr_lightning.data.sampling import Key
-from rrr_lightning.random import keyed_generator
+from rrr_lightning.keyed_rng import keyed_generator
 
 Step = tuple[int, list[int]]
 

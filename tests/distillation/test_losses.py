@@ -20,7 +20,7 @@ from rrr_lightning.distillation.losses import (
     soft_cross_entropy,
 )
 from rrr_lightning.errors import InputError
-from rrr_lightning.random import keyed_generator
+from rrr_lightning.keyed_rng import keyed_generator
 
 FLOAT32_TOLERANCE = 1e-5  # relative, of one float32 reduction over some tens of numbers
 DIFFERENCE_TOLERANCE = 2e-3  # absolute, central differences of a float32 loss at step 1e-2

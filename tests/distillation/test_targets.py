@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rrr_lightning.distillation.pool import TeacherPool
-from rrr_lightning.distillation.sparse import Encoding, SparseTargets
+from rrr_lightning.distillation.sparse_targets import Encoding, SparseTargets
 from rrr_lightning.distillation.targets import (
     MANIFEST,
     TargetPlan,

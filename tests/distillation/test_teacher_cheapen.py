@@ -12,10 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrr_lightning.distillation.frozen import called_parts, computes_in_bf16
-from rrr_lightning.distillation.teacher import Normalization, RowSchema, Teacher, tensor_bytes
+from rrr_lightning.distillation.teacher import (
+    Normalization,
+    RowSchema,
+    Teacher,
+    called_parts,
+    computes_in_bf16,
+    tensor_bytes,
+)
 from rrr_lightning.models.image_classifier import ImageClassifier
-from tests.distillation.test_folding import worn
+from tests.distillation.test_batchnorm_folding_folding import worn
 from tests.models.texts import language_model
 
 FOLDED = {"rtol": 1e-4, "atol": 1e-5}

@@ -6,8 +6,8 @@ import inspect
 import re
 from pathlib import Path
 
-from rrr_lightning.callbacks._ledger import PHASES, new_ledger
-from rrr_lightning.callbacks.cost import LOGGED_KEYS, CostLedger
+from rrr_lightning.callbacks.cost_ledger import LOGGED_KEYS, CostLedger
+from rrr_lightning.callbacks.ledger import PHASES, new_ledger
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
 NAMED = set(re.findall(r"`([^`\s]+)`", PAGE))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rrr_lightning import commands
-from rrr_lightning.distillation.sparse import Encoding
+from rrr_lightning.distillation.sparse_targets import Encoding
 from rrr_lightning.targets.plan import CLASSES_OF_IMAGES, CLASSES_OF_TOKENS, STEPS_PER_SHARD
 
 PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.data.lanes import BLOCK_DOCUMENTS, MOST_LANES
 from rrr_lightning.data.preparation import CHUNK_DOCUMENTS, PART_CHUNKS
+from rrr_lightning.data.streaming import BLOCK_DOCUMENTS, MOST_LANES
 from rrr_lightning.data.wordpiece import TRAINING_DOCUMENTS
 from tests.data.text_toy import write_corpus
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.glue import preflight
 from rrr_lightning.glue import run as module
 from rrr_lightning.glue.run import evaluate
 from rrr_lightning.jobs import hold
@@ -191,15 +190,15 @@ def test_a_second_call_beside_the_first_changes_nothing(
 def test_a_folder_that_another_call_has_taken_meanwhile_is_refused(
     body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, inspect = tmp_path / "out", preflight.inspect_inputs
+    out, inspect = tmp_path / "out", run.inspect_inputs
     other = str(write_body(tmp_path / "other", hidden_size=8))
 
     def slowly(*given: Any) -> Any:
-        monkeypatch.setattr(preflight, "inspect_inputs", inspect)
+        monkeypatch.setattr(module, "inspect_inputs", inspect)
         run(other, data, out, "rte", protocol="quick")
         return inspect(*given)
 
-    monkeypatch.setattr(preflight, "inspect_inputs", slowly)
+    monkeypatch.setattr(module, "inspect_inputs", slowly)
     with pytest.raises(InputError, match=r"--out: .* results of another checkpoint"):
         run(body, data, out, "cola", protocol="quick")
     assert {path.name[:5] for path in (out / "jobs").iterdir()} == {"rte-3"}

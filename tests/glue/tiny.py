@@ -15,8 +15,7 @@ from rrr_lightning.files import read_json
 from rrr_lightning.glue.fine_tune import fine_tune
 from rrr_lightning.glue.plan import SETTINGS
 from rrr_lightning.jobs import Held, Job, Outcome
-from rrr_lightning.jobs.hold import RUNNER_LOCK
-from rrr_lightning.jobs.locks import holder
+from rrr_lightning.jobs.locks import RUNNER_LOCK, holder
 from rrr_lightning.jobs.process import MARKER, write_json
 from tests.data.glue_files import write_parquet, write_tokenizer
 

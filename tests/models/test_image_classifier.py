@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rrr_lightning.distillation.normalization import Normalization
+from rrr_lightning.distillation.logits import Normalization
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.image_classifier import IMAGENET_MEAN, IMAGENET_STD, ImageClassifier
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from tests.models.tiny import (
     CLASSES,
     Data,

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from tests.models.tiny import CLASSES, Data, Smooth, classifier, make_trainer, pixels, weights
 
 # jsonargparse 4.49 to 4.53 say this to lightning.pytorch.cli, not to its user

@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.distillation.losses import kl_divergence
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import CHECKPOINT_KEY
-from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.models.row_counting import EXPECTED_ROWS
+from rrr_lightning.models.masked_lm import EXPECTED_ROWS, MaskedLanguageModel
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from rrr_lightning.models.vocabulary import Vocabulary
 from rrr_lightning.teachers import load_teacher
 from tests.models.texts import (

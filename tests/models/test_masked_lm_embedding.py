@@ -12,8 +12,8 @@ from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
 from rrr_lightning.callbacks.distillation import DistillationCallback
-from rrr_lightning.models.base import CHECKPOINT_KEY
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from tests.models.test_image_classifier_embedding import DEPRECATED, TRAINER
 from tests.models.texts import TOKENS, TextData, language_model
 from tests.models.tiny import make_trainer, weights

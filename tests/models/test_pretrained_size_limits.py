@@ -12,8 +12,8 @@ import transformers
 
 from rrr_lightning.models.hugging_face import load_hugging_face
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.models.loading import load_checkpoint
 from rrr_lightning.models.pretrained import size_limit
-from rrr_lightning.models.stored import load_checkpoint
 
 KEY = "distillation.teachers[0]"
 LARGEST = 8_000_000  # numbers of a network that is written and loaded whole

@@ -11,11 +11,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import CHECKPOINT_KEY
+from rrr_lightning.keyed_rng import keyed_randomness
 from rrr_lightning.models.image_classifier import ImageClassifier
 from rrr_lightning.models.masked_networks import plain_config
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from rrr_lightning.models.text_bodies import TextBody, build_classifier, load_body
-from rrr_lightning.random import keyed_randomness
 from tests.data.glue_files import write_tokenizer
 from tests.models.texts import (
     FAMILIES,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from rrr_lightning.callbacks.distillation import DistillationCallback
 from rrr_lightning.data.glue_tasks import TASKS
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.base import CHECKPOINT_KEY
+from rrr_lightning.models.student import CHECKPOINT_KEY
 from rrr_lightning.models.text_classifier import TextClassifier
 from rrr_lightning.teachers import load_teacher
 from tests.models.glue_runs import classifier, task_data

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrr_lightning.distillation.schema import RowSchema
+from rrr_lightning.distillation.logits import RowSchema
 from rrr_lightning.models.text_student import TextStudent
 
 

@@ -11,10 +11,10 @@ import transformers
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from rrr_lightning.data.base import KeyedDataModule
+from rrr_lightning.data.module import KeyedDataModule
 from rrr_lightning.data.sampling import Key
+from rrr_lightning.keyed_rng import keyed_generator
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
-from rrr_lightning.random import keyed_generator
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 SMALL: dict[str, Any] = {

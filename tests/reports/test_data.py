@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrr_lightning.data.image_decoding import decode
-from rrr_lightning.data.image_splits import ImageSplits
-from rrr_lightning.data.text_sources import open_documents
+from rrr_lightning.data.documents import open_documents
+from rrr_lightning.data.image_sources import ImageSplits
+from rrr_lightning.data.transforms import decode
 from rrr_lightning.errors import InputError
 from tests.data.test_image_sources import make_folder
 

@@ -7,8 +7,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from rrr_lightning.data.image_sources import FolderImages
-from rrr_lightning.data.image_splits import ImageSplits
+from rrr_lightning.data.image_sources import FolderImages, ImageSplits
 from tests.data.pictures import waves
 from tests.scripts.loading import load_script
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rrr_lightning.random import keyed_generator
+from rrr_lightning.keyed_rng import keyed_generator
 
 FILE = Path(__file__).parents[2] / "scripts" / "benchmarks" / "_timing.py"
 

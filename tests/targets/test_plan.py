@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rrr_lightning.callbacks import _teachers
+from rrr_lightning.callbacks import teacher_loading
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Teacher
 from rrr_lightning.errors import InputError
@@ -44,8 +44,8 @@ def test_sizes_in_words(count: float, words: str) -> None:
 def test_the_precision_is_that_which_a_teacher_ended_up_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, farthest: float, used: str
 ) -> None:
-    monkeypatch.setattr(_teachers, "computes_in_bf16", lambda device: True)
-    monkeypatch.setattr(_teachers, "FARTHEST", farthest)
+    monkeypatch.setattr(teacher_loading, "computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(teacher_loading, "FARTHEST", farthest)
     teachers = [Teacher(sure(7), name="ours"), sure(8)]
     write(tmp_path, teachers, classes=3)
     plan = TargetStore(tmp_path).plan

@@ -14,12 +14,12 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from rrr_lightning.callbacks.cost import CostLedger
+from rrr_lightning.callbacks.cost_ledger import CostLedger
 from rrr_lightning.data.sampling import BatchPlan
 from rrr_lightning.distillation import targets as targets_file
 from rrr_lightning.distillation.losses import LogitMSE
 from rrr_lightning.distillation.pool import TeacherPool
-from rrr_lightning.distillation.sparse import SparseTargets
+from rrr_lightning.distillation.sparse_targets import SparseTargets
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.errors import InputError
 from rrr_lightning.targets import plan as plan_file
