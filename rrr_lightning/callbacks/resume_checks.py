@@ -1,4 +1,4 @@
-"""What a run must share with the checkpoint it resumes from: settings, number of steps, teachers."""
+"""What a run must share with the checkpoint it resumes from: settings, steps, teachers."""
 
 from __future__ import annotations
 

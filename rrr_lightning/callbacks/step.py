@@ -1,4 +1,4 @@
-"""One distilled training step: draw the teachers, run the student's own step, mix the two losses."""
+"""One distilled training step: draw teachers, run the student's own step, mix the two losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data modules whose order, augmentation and position are functions of (seed, epoch or step, index).
+"""Data modules whose order, augmentation and position are functions of (seed, step, index).
 
 module.py            the base of all data modules
 sampling.py          which samples a step sees

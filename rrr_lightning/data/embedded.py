@@ -1,4 +1,4 @@
-"""Real data that every installation has: handwritten digits, and the prose of installed packages."""
+"""Real data that every installation has: handwritten digits, prose of installed packages."""
 
 from __future__ import annotations
 

@@ -279,10 +279,6 @@ def _read(path: str, name: Callable[[], str]) -> bytes:
         ) from error
 
 
-# ----------------------------------------------------------------------
-# From `source` to splits: a folder of class folders, parquet files, or a `datasets` hub id.
-
-
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 Open = Callable[[str], ImageSource]
 

@@ -1,8 +1,8 @@
 """The base of all students: optimizer, keyed randomness, checkpoint content, training loss.
 
 A student is an ordinary LightningModule that trains with or without this library's callback. It
-names the sub-module whose output is its logits (`student_logits`), returns logits of its own when it
-serves as a teacher, and describes itself in plain types inside its checkpoints, so that a network
+names the sub-module whose output is its logits (`student_logits`), returns logits when it serves as
+a teacher, and describes itself in plain types inside its checkpoints, so that a network
 can be rebuilt without the code or configuration that made it.
 
 Lightning turns whatever it shows on a progress bar into a number after every batch, which on a GPU
