@@ -222,7 +222,7 @@ def read_teacher(path: Path, sample: Any) -> str:
 
     teacher = load_teacher(str(path))
     teacher.place("cpu")
-    teacher.rows(sample)
+    teacher.logits(sample)
     return _digest(teacher.network.state_dict())
 
 

@@ -81,7 +81,7 @@ def test_a_text_student_becomes_a_hugging_face_folder(
     masked = given()["labels"] != -100
     logits = network(given()["input_ids"], given()["attention_mask"]).logits
     assert logits.shape[2] == 30  # the padding is gone
-    torch.testing.assert_close(logits[masked], model.rows(given()), **EXACT)
+    torch.testing.assert_close(logits[masked], model.logits(given()), **EXACT)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer("w3 [MASK] w1")["input_ids"] == [2, 8, 4, 6, 3]
     assert (tokenizer.mask_token_id, tokenizer.model_max_length) == (4, 20)
@@ -108,11 +108,13 @@ def test_an_exported_text_student_is_a_teacher_and_a_start(
     folder = str(export_checkpoint(path, tmp_path / "bert"))
     teacher = load_teacher(folder)
     assert teacher.schema.labels == tuple(TOKENS)
-    torch.testing.assert_close(teacher.network.eval().rows(given()), model.rows(given()), **EXACT)  # type: ignore[operator]
+    torch.testing.assert_close(
+        teacher.network.eval().logits(given()), model.logits(given()), **EXACT
+    )  # type: ignore[operator]
     again = MaskedLanguageModel(folder, pretrained=True)
     assert again.vocabulary is not None
     assert again.vocabulary.special_token_ids == model.vocabulary.special_token_ids  # type: ignore[union-attr]
-    torch.testing.assert_close(again.eval().rows(given()), model.rows(given()), **EXACT)
+    torch.testing.assert_close(again.eval().logits(given()), model.logits(given()), **EXACT)
 
 
 def test_an_exported_text_student_is_judged_on_glue_as_its_checkpoint(tmp_path: Path) -> None:

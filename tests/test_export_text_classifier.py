@@ -26,7 +26,7 @@ def test_a_text_classifier_becomes_a_hugging_face_folder(
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     folder = export_checkpoint(tmp_path / "last.ckpt", tmp_path / "rte")
     batch = data.split("train")[[(0, 3), (0, 8)]]
-    expected = model.eval().rows(batch)
+    expected = model.eval().logits(batch)
 
     network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert network.config.id2label == {0: "entailment", 1: "not_entailment"}
@@ -39,7 +39,7 @@ def test_a_text_classifier_becomes_a_hugging_face_folder(
     teacher = load_teacher(str(folder))
     assert teacher.schema.labels == ("entailment", "not_entailment")
     assert teacher.schema.input_vocabulary == model.schema().input_vocabulary
-    torch.testing.assert_close(teacher.rows(batch), expected, **EXACT)
+    torch.testing.assert_close(teacher.logits(batch), expected, **EXACT)
     body = load_body(str(folder), pretrained=True)
     assert body.vocabulary is not None
     assert body.vocabulary.tokens == data.vocabulary

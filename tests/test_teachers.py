@@ -71,10 +71,10 @@ def test_a_checkpoint_of_ours_says_all_about_itself(checkpoint: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     teacher.place("cpu")
     teacher.match(RowSchema(3, NAMES, Normalization((0.5,) * 3, (0.5,) * 3)))
-    expected = module.rows((images, None)).detach()
-    torch.testing.assert_close(teacher.rows((images, None)), expected, rtol=1e-4, atol=1e-5)
+    expected = module.logits((images, None)).detach()
+    torch.testing.assert_close(teacher.logits((images, None)), expected, rtol=1e-4, atol=1e-5)
     normalised = (images / 255 - 0.5) / 0.5
-    torch.testing.assert_close(teacher.rows((normalised, None)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher.logits((normalised, None)), expected, rtol=1e-4, atol=1e-5)
     assert teacher.schema == RowSchema(3, NAMES, Normalization(**STATISTICS))
     assert (teacher.name, teacher.owned) == (str(checkpoint), True)
     assert teacher.fingerprint() == sha256_of(checkpoint)
@@ -93,7 +93,7 @@ def test_any_network_from_a_mapping(weights: Path) -> None:
     network = SmallNet()
     network.load_state_dict(torch.load(weights, weights_only=True))
     images = torch.randn(2, 3, 8, 8)
-    assert torch.equal(teacher.rows((images, 0)), network.eval()(images))
+    assert torch.equal(teacher.logits((images, 0)), network.eval()(images))
     assert teacher.schema == RowSchema(3, NAMES, Normalization(**STATISTICS))
     assert load_teacher({"model": SMALL, "checkpoint": str(weights)}).schema == RowSchema()
 
@@ -114,7 +114,7 @@ def test_objects_stay_their_owners() -> None:
     assert teacher.network is network
     assert (teacher.owned, teacher.name, teacher.schema) == (False, "SmallNet object", RowSchema())
     teacher.place("cpu")
-    assert teacher.rows({"x": torch.zeros(2, 3, 8, 8)}).shape == (2, 3)
+    assert teacher.logits({"x": torch.zeros(2, 3, 8, 8)}).shape == (2, 3)
     teacher.release()
     assert network.training
     assert load_teacher(teacher) is teacher
@@ -284,7 +284,7 @@ def test_classes_can_be_put_in_the_students_order(
     teacher.match(student)
     images = torch.randn(2, 3, 8, 8)
     given = network(images).detach()
-    rows = teacher.rows((images, 0))
+    rows = teacher.logits((images, 0))
     for column, name in enumerate(NAMES):
         expected = given[:, names.index(name)]
         torch.testing.assert_close(rows[:, column], expected, rtol=1e-4, atol=1e-5)

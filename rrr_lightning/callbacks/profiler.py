@@ -364,11 +364,11 @@ class Session(TeacherMeter):
         self._is_distilled = True
         return self.clock.within(TEACHER, count=0)
 
-    def rows(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
+    def logits(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
         """Runs a teacher, and counts its operations apart from the student's."""
         self.clock.counts[TEACHER] += 1
         run = self._flops.teacher
-        rows: Tensor = run(number, lambda: teacher.rows(batch), batch, teacher.network)
+        rows: Tensor = run(number, lambda: teacher.logits(batch), batch, teacher.network)
         return rows
 
     # ------------------------------------------------------------------------------ the sums

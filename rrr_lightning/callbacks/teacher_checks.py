@@ -293,7 +293,7 @@ def _moved(trainer: Trainer, batch: Any) -> Any:
 def _try(teacher: Teacher, batch: Any) -> Tensor:
     """Returns a teacher's rows; whatever the network raises on its first batch is named."""
     with named_failures(teacher, batch):
-        return teacher.rows(batch)
+        return teacher.logits(batch)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def cheapen_teacher(
     compiled = compiled and bool(called_parts(teacher.network))
     undo = teacher.cheapen(chosen, compiled)
     try:
-        rows = teacher.rows(batch)
+        rows = teacher.logits(batch)
     except torch._dynamo.exc.TorchDynamoException as error:
         raise InputError(
             f"the teacher {teacher.name!r} cannot be compiled here",

@@ -25,9 +25,9 @@ class TeacherMeter:
         """Returns what goes around all that the teachers of a step do."""
         return nullcontext()
 
-    def rows(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
+    def logits(self, number: int, teacher: Teacher, batch: Any) -> Tensor:
         """Returns the rows of a teacher, which is number `number` of the pool."""
-        return teacher.rows(batch)
+        return teacher.logits(batch)
 
 
 class Answer(NamedTuple):
@@ -93,7 +93,7 @@ class LiveTeachers:
 
     def __call__(self, step: int, batch: Any) -> Answer:
         """Returns what the teachers of the step say."""
-        drawn, rows = self.rows(step, batch)
+        drawn, rows = self.logits(step, batch)
         return Answer(
             shape=tuple(rows.shape),
             loss=lambda student: self._loss(student, rows),
@@ -113,11 +113,11 @@ class LiveTeachers:
             for each in self._teachers
         ]
 
-    def rows(self, step: int, batch: Any) -> tuple[tuple[int, ...], Tensor]:
+    def logits(self, step: int, batch: Any) -> tuple[tuple[int, ...], Tensor]:
         """Returns which teachers run at a step, and their combined rows [N, C]."""
         drawn = self._pool.draw(step, len(self._teachers), self._trainer.global_rank)
         with self.meter.phase():
-            each = [self.meter.rows(number, self._teachers[number], batch) for number in drawn]
+            each = [self.meter.logits(number, self._teachers[number], batch) for number in drawn]
             return drawn, self._combine(each)
 
     def _combine(self, rows: list[Tensor]) -> Tensor:

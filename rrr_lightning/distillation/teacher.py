@@ -111,14 +111,20 @@ def cheapen(module: nn.Module, dtype: torch.dtype | None) -> int:
     return folded
 
 
+def logits_of(network: nn.Module) -> Callable[[Any], Any] | None:
+    """Returns the method `logits(batch)` of a network; a layer of that name is none."""
+    method = getattr(network, "logits", None)
+    return method if callable(method) and not isinstance(method, nn.Module) else None
+
+
 def called_parts(network: nn.Module) -> list[nn.Module]:
     """Returns what can be compiled: the modules that are called with tensors, or with batches.
 
-    That is the network itself or, where it is asked for its `rows`, the parts of it that hold
+    That is the network itself or, where it is asked for its `logits`, the parts of it that hold
     parameters.
     """
     is_called = not isinstance(network, nn.ModuleList | nn.ModuleDict)
-    if is_called and not callable(getattr(network, "rows", None)):
+    if is_called and logits_of(network) is None:
         return [network]
     held = [child for child in network.children() if next(child.parameters(), None) is not None]
     return [part for child in held for part in called_parts(child)]
@@ -167,7 +173,7 @@ class Teacher:
     """A frozen network that gives rows, wherever and in whatever precision it is placed.
 
     Args:
-        network: Anything with `rows(batch)`, or any network that returns logits.
+        network: Anything with `logits(batch)`, or any network that returns logits.
         name: What messages and logs call it.
         schema: What is known of its columns and of its input.
         inputs: From a batch to what the network takes: a tensor, a tuple of positional arguments,
@@ -319,7 +325,7 @@ class Teacher:
         self._images = Renormalization(self.schema.normalization, student.normalization)
 
     @torch.no_grad()
-    def rows(self, batch: Any) -> Tensor:
+    def logits(self, batch: Any) -> Tensor:
         """Returns the teacher's rows [N, C] for the student's batch, in evaluation mode, no graph.
 
         Raises:
@@ -329,11 +335,8 @@ class Teacher:
         evaluate(self._parts or list(network.modules()))
         given = batch if self.inputs is None else self.inputs(batch)
         with self._autocast():
-            rows_of = getattr(network, "rows", None)
-            if callable(rows_of):
-                output = rows_of(self._with_images(given))
-            else:
-                output = self._call(network, given)
+            own = logits_of(network)
+            output = own(self._with_images(given)) if own else self._call(network, given)
         rows = as_rows(output, batch, f"the teacher {self.name!r}", self.key)
         return rows if self._columns is None else rows[..., self._columns.to(rows.device)]
 

@@ -201,7 +201,7 @@ class ImageClassifier(StudentModule):
         output = self.network(self.prepare(images_BCHW))
         return require_logits(output, len(images_BCHW), self.num_classes)
 
-    def rows(self, batch: Any) -> Tensor:
+    def logits(self, batch: Any) -> Tensor:
         """Returns logits [B, K] of a batch `(images, labels)`, or of images alone."""
         logits_BK: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
         return logits_BK
@@ -261,7 +261,7 @@ class ImageClassifier(StudentModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns probabilities [B, K]: by softmax, or class by class under `binary`."""
-        logits_BK = self.rows(batch).float()
+        logits_BK = self.logits(batch).float()
         return logits_BK.sigmoid() if self.loss == "binary" else logits_BK.softmax(dim=1)
 
     def _evaluate(self, stage: str, batch: Any) -> None:

@@ -201,7 +201,7 @@ class MaskedLanguageModel(RowCounting, TextStudent):
         logits_NV: Tensor = self.network(batch)
         return logits_NV
 
-    def rows(self, batch: Any) -> Tensor:
+    def logits(self, batch: Any) -> Tensor:
         """Returns the same."""
         return self.forward(batch)
 
@@ -232,7 +232,7 @@ class MaskedLanguageModel(RowCounting, TextStudent):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns logits [N, V] of the masked tokens."""
-        return self.rows(batch)
+        return self.logits(batch)
 
     def _rows_and_targets(self, batch: Any) -> tuple[Tensor, Tensor]:
         labels_BT = masked_labels(batch)

@@ -98,7 +98,7 @@ class MaskedRows(nn.Module):
             handle.remove()
         return logits_1NV[0, :, : self.columns]
 
-    def rows(self, batch: Mapping[str, Any]) -> Tensor:
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Returns the same, for a teacher."""
         logits_NV: Tensor = self(batch)
         return logits_NV

@@ -211,7 +211,7 @@ class StudentModule(TrainingLoss, ABC):
     # ------------------------------------------------------------------------------ rows
 
     @abstractmethod
-    def rows(self, batch: Any) -> Tensor:
+    def logits(self, batch: Any) -> Tensor:
         """Returns the logits [N, C] of a batch that was moved to the device; used as a teacher."""
 
     @abstractmethod

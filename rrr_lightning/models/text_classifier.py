@@ -158,7 +158,7 @@ class TextClassifier(TextStudent):
         logits_BK: Tensor = self.network(**self._inputs(batch)).logits
         return logits_BK
 
-    def rows(self, batch: Any) -> Tensor:
+    def logits(self, batch: Any) -> Tensor:
         """Returns the same."""
         return self.forward(batch)
 
@@ -193,7 +193,7 @@ class TextClassifier(TextStudent):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Returns logits [B, K]."""
-        return self.rows(batch)
+        return self.logits(batch)
 
     def _losses(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
         if self.num_classes == 1:

@@ -165,7 +165,7 @@ def _step(
     counts: list[Counts] = []
     for coming in batches:
         with trainer.precision_plugin.train_step_context():
-            _, rows = source.rows(coming.step, coming.batch)
+            _, rows = source.logits(coming.step, coming.batch)
         if len(rows) != coming.counts.sum():
             raise InputError(
                 f"the teachers give other than one row per target at step {coming.step}",

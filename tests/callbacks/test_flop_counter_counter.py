@@ -76,7 +76,7 @@ def bert(dropout: float = 0.0) -> MaskedRows:
 
 
 def rows_of(network: Any, batch: Any) -> Tensor:
-    rows: Tensor = network.rows(batch) if isinstance(network, MaskedRows) else network(batch[0])
+    rows: Tensor = network.logits(batch) if isinstance(network, MaskedRows) else network(batch[0])
     return rows
 
 

@@ -74,7 +74,7 @@ class Looks(Callback):
         self.seen = {
             "norm": type(network.norm).__name__,
             "types": {network.conv.weight.dtype, network.head.weight.dtype},
-            "rows": self.teacher.rows(batch).dtype,
+            "rows": self.teacher.logits(batch).dtype,
         }
 
 

@@ -79,12 +79,29 @@ def assert_same_state(module: nn.Module, before: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+class WithLayer(nn.Module):
+    """A network whose last layer is called `logits`, as many are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.logits(inputs) + 1
+        return output
+
+
+def test_a_layer_named_logits_is_no_method() -> None:
+    network, inputs = WithLayer(), torch.randn(2, 4)
+    assert torch.equal(Teacher(network, name="x").logits((inputs, None)), network(inputs))
+
+
 def test_rows_are_the_frozen_networks_logits_without_a_graph(
     network: SmallNet, images: Tensor
 ) -> None:
     teacher = Teacher(network, name="t")
     teacher.place("cpu")
-    rows = teacher.rows((images, torch.zeros(5)))
+    rows = teacher.logits((images, torch.zeros(5)))
     network.eval()
     assert torch.equal(rows, network(images).detach())
     assert not rows.requires_grad
@@ -100,10 +117,10 @@ def test_evaluation_mode_holds_whatever_sets_training_mode(
 ) -> None:
     teacher = Teacher(network, name="t")
     teacher.place("cpu")
-    state, rows = snapshot(network), teacher.rows(images)
+    state, rows = snapshot(network), teacher.logits(images)
     for _ in range(3):
         (network if meddle == "train" else network.body[1]).train()
-        assert torch.equal(teacher.rows(images), rows)
+        assert torch.equal(teacher.logits(images), rows)
     assert not any(part.training for part in network.modules())
     assert_same_state(network, state)
 
@@ -117,7 +134,7 @@ def test_release_gives_an_object_back_to_the_last_bit(
     state, identities = snapshot(network), [id(each) for each in network.parameters()]
     teacher = Teacher(network, name="t", owned=False)
     teacher.place("cpu", precision)
-    teacher.rows(images)
+    teacher.logits(images)
     teacher.place("cpu", precision)
     assert teacher.release() > 0
     assert_same_state(network, state)
@@ -129,7 +146,7 @@ def test_release_gives_an_object_back_to_the_last_bit(
     assert wants.pop("head.bias") is False
     assert all(wants.values())
     teacher.place("cpu")
-    assert teacher.rows(images).shape == (5, 4)
+    assert teacher.logits(images).shape == (5, 4)
 
 
 def test_release_lets_go_of_an_owned_network(network: SmallNet) -> None:
@@ -140,7 +157,7 @@ def test_release_lets_go_of_an_owned_network(network: SmallNet) -> None:
     assert teacher.release() == held
     assert teacher.release() == 0
     with pytest.raises(RuntimeError, match="released"):
-        teacher.rows(torch.zeros(1, 3, 8, 8))
+        teacher.logits(torch.zeros(1, 3, 8, 8))
 
 
 def test_low_precision_casts_weights_once_and_leaves_norms(
@@ -148,11 +165,11 @@ def test_low_precision_casts_weights_once_and_leaves_norms(
 ) -> None:
     teacher = Teacher(network, name="t")
     teacher.place("cpu")
-    exact = teacher.rows(images)
+    exact = teacher.logits(images)
     teacher.place("cpu", "bf16")
     assert network.body[0].weight.dtype == network.head.weight.dtype == torch.bfloat16
     assert network.body[1].weight.dtype == network.body[1].running_mean.dtype == torch.float32
-    rows = teacher.rows(images)
+    rows = teacher.logits(images)
     assert rows.dtype == torch.bfloat16
     torch.testing.assert_close(rows.float(), exact, **BF16_ROUNDING)
 
@@ -160,12 +177,12 @@ def test_low_precision_casts_weights_once_and_leaves_norms(
 def test_full_precision_ignores_the_students_autocast(network: SmallNet, images: Tensor) -> None:
     teacher = Teacher(network, name="t")
     teacher.place("cpu", "32")
-    exact = teacher.rows(images)
+    exact = teacher.logits(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(teacher.rows(images), exact)
+        assert torch.equal(teacher.logits(images), exact)
         teacher.place("cpu")
-        assert teacher.rows(images).dtype == torch.bfloat16
-    assert teacher.rows(images.bfloat16()).dtype == torch.float32
+        assert teacher.logits(images).dtype == torch.bfloat16
+    assert teacher.logits(images.bfloat16()).dtype == torch.float32
 
 
 def test_attention_runs_in_low_precision(images: Tensor) -> None:
@@ -175,7 +192,7 @@ def test_attention_runs_in_low_precision(images: Tensor) -> None:
     )  # fmt: skip
     teacher = Teacher(network, name="t")
     teacher.place("cpu", "bf16")
-    assert torch.isfinite(teacher.rows(images)).all()
+    assert torch.isfinite(teacher.logits(images)).all()
 
 
 def test_images_of_the_student_are_renormalised_for_the_teacher(network: SmallNet) -> None:
@@ -193,24 +210,24 @@ def test_images_of_the_student_are_renormalised_for_the_teacher(network: SmallNe
     teacher.place("cpu")
     teacher.match(RowSchema(normalization=student))
     labels = torch.zeros(4)
-    torch.testing.assert_close(teacher.rows((normalised(student), labels)), expected, **ROUNDING)
-    torch.testing.assert_close(teacher.rows((pixels, labels)), expected, **ROUNDING)
+    torch.testing.assert_close(teacher.logits((normalised(student), labels)), expected, **ROUNDING)
+    torch.testing.assert_close(teacher.logits((pixels, labels)), expected, **ROUNDING)
     for same in (RowSchema(normalization=own), RowSchema()):
         teacher.match(same)
-        assert torch.equal(teacher.rows((normalised(own), labels)), expected)
-        torch.testing.assert_close(teacher.rows((pixels, labels)), expected, **ROUNDING)
+        assert torch.equal(teacher.logits((normalised(own), labels)), expected)
+        torch.testing.assert_close(teacher.logits((pixels, labels)), expected, **ROUNDING)
     with pytest.raises(InputError, match="channels"):
         teacher.match(RowSchema(normalization=Normalization((0.5,), (0.5,))))
 
 
 def test_a_network_with_rows_gets_the_whole_batch() -> None:
     class Rows(nn.Module):
-        def rows(self, batch: Any) -> Tensor:
+        def logits(self, batch: Any) -> Tensor:
             return batch["rows"] * 2
 
     teacher = Teacher(Rows(), name="t", inputs=lambda batch: {"rows": batch[1]})
     teacher.place("cpu")
-    assert torch.equal(teacher.rows((None, torch.ones(2, 3))), torch.full((2, 3), 2.0))
+    assert torch.equal(teacher.logits((None, torch.ones(2, 3))), torch.full((2, 3), 2.0))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +246,7 @@ def test_every_kind_of_batch_and_input(
 ) -> None:
     teacher = Teacher(network, name="t", inputs=inputs)
     teacher.place("cpu")
-    rows = teacher.rows(batch(images))
+    rows = teacher.logits(batch(images))
     assert torch.equal(rows, network(images))
 
 
@@ -240,11 +257,11 @@ def test_masked_tokens_are_the_rows_of_three_dimensional_logits() -> None:
     labels[0, 2], labels[2, 1] = 5, 0
     teacher = Teacher(network, name="t")
     teacher.place("cpu")
-    rows = teacher.rows({"input_ids": tokens, "labels": labels})
+    rows = teacher.logits({"input_ids": tokens, "labels": labels})
     expected = network(tokens)["logits"]
     assert torch.equal(rows, torch.stack([expected[0, 2], expected[2, 1]]))
     labels.fill_(-100)
-    assert teacher.rows({"input_ids": tokens, "labels": labels}).shape == (0, 11)
+    assert teacher.logits({"input_ids": tokens, "labels": labels}).shape == (0, 11)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +277,7 @@ def test_what_holds_no_rows_is_refused(images: Tensor, answer: Any, message: str
     teacher = Teacher(Answer(answer), name="a.ckpt", key="distillation.teachers[1]")
     teacher.place("cpu")
     with pytest.raises(InputError, match=message) as caught:
-        teacher.rows(images)
+        teacher.logits(images)
     assert "distillation.teachers[1]" in str(caught.value)
     assert "a.ckpt" in str(caught.value)
 
@@ -270,7 +287,7 @@ def test_a_batch_that_does_not_fit_names_teacher_inputs(network: SmallNet, image
     teacher.place("cpu")
     for batch in ({"pixels": images}, {}, "text", ()):
         with pytest.raises(InputError, match=r"distillation\.teacher_inputs"):
-            teacher.rows(batch)
+            teacher.logits(batch)
 
 
 def test_unknown_precision_is_refused(network: SmallNet) -> None:
@@ -292,7 +309,7 @@ def test_release_returns_an_object_to_its_device(network: SmallNet, images: Tens
     state = snapshot(network)
     teacher = Teacher(network, name="t", owned=False)
     teacher.place("cuda", "bf16")
-    assert teacher.rows(images.cuda()).is_cuda
+    assert teacher.logits(images.cuda()).is_cuda
     teacher.release()
     assert {each.device.type for each in network.state_dict().values()} == {"cpu"}
     assert_same_state(network, state)

@@ -47,22 +47,22 @@ def test_rows_stay_and_are_put_back_to_the_last_bit(
 ) -> None:
     teacher = Teacher(make_network(), name="t")
     teacher.place("cpu", "32")
-    before = teacher.rows((images, None))
+    before = teacher.logits((images, None))
     names = [name for name, _ in teacher.network.named_modules()]
     state = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
     undo = teacher.cheapen(precision)
     assert norms(teacher.network) == 0, "below a module that cannot be traced, too"
-    rows = teacher.rows((images, None))
+    rows = teacher.logits((images, None))
     torch.testing.assert_close(rows.float(), before, **near)
     assert not any(part.training for part in teacher.network.modules())
     assert not any(each.requires_grad for each in teacher.network.parameters())
     undo()
-    assert torch.equal(teacher.rows((images, None)), before)
+    assert torch.equal(teacher.logits((images, None)), before)
     assert [name for name, _ in teacher.network.named_modules()] == names
     for name, tensor in teacher.network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     teacher.cheapen(precision)
-    assert torch.equal(teacher.rows((images, None)), rows), "a second time is the same"
+    assert torch.equal(teacher.logits((images, None)), rows), "a second time is the same"
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_compiled_rows_stay_and_are_put_back_to_the_last_bit(
     teacher, eager = (Teacher(make_network(), name="t") for _ in range(2))
     for each in (teacher, eager):
         each.place("cpu", "32")
-    before = teacher.rows((images, None))
+    before = teacher.logits((images, None))
     undo = teacher.cheapen(precision, compiled=True)
     eager.cheapen(precision)
     (part,) = called_parts(teacher.network)
@@ -83,15 +83,15 @@ def test_compiled_rows_stay_and_are_put_back_to_the_last_bit(
     graphs = torch._dynamo.utils.counters["stats"]
     seen = []
     for _ in range(3):
-        rows = teacher.rows((images, None))
-        torch.testing.assert_close(rows, eager.rows((images, None)), **near)
+        rows = teacher.logits((images, None))
+        torch.testing.assert_close(rows, eager.logits((images, None)), **near)
         seen.append(graphs["unique_graphs"])
     assert part._compiled_call_impl is not None
     assert seen[0] > 0
     assert seen == seen[:1] * 3, "compiled once"
     undo()
     assert part._compiled_call_impl is None
-    assert torch.equal(teacher.rows((images, None)), before)
+    assert torch.equal(teacher.logits((images, None)), before)
 
 
 def test_what_is_called_is_below_what_gives_rows() -> None:
@@ -108,7 +108,7 @@ def test_what_is_called_is_below_what_gives_rows() -> None:
             super().__init__()
             self.networks = nn.ModuleList([plain])
 
-        def rows(self, batch: Any) -> Tensor:
+        def logits(self, batch: Any) -> Tensor:
             found: Tensor = self.networks[0](batch)
             return found
 
@@ -119,9 +119,9 @@ def test_training_mode_is_taken_back_at_every_call(images: Tensor) -> None:
     teacher = Teacher(make_network(), name="t")
     teacher.place("cpu")
     teacher.cheapen("bf16")
-    before = teacher.rows((images, None))
+    before = teacher.logits((images, None))
     teacher.network.train()
-    assert torch.equal(teacher.rows((images, None)), before)
+    assert torch.equal(teacher.logits((images, None)), before)
 
 
 def test_images_come_in_the_layout_of_the_weights(images: Tensor) -> None:
@@ -143,9 +143,9 @@ def test_images_come_in_the_layout_of_the_weights(images: Tensor) -> None:
     seen.clear()  # tracing has called it as well
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     for given in (images, (images, None), pixels):
-        teacher.rows(given)
+        teacher.logits(given)
     teacher.inputs = lambda batch: (batch["pixel_values"],)
-    teacher.rows({"pixel_values": images})
+    teacher.logits({"pixel_values": images})
     assert seen == [True] * 4
     assert teacher.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
 

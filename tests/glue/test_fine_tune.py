@@ -182,7 +182,7 @@ def test_predictions_stand_in_the_order_of_the_rows(body: str, data: str, tmp_pa
         for row in range(JUDGED):
             item = batches.split(split)[[(0, row)]]
             with torch.no_grad():
-                found.append(float(network.rows(item)))
+                found.append(float(network.logits(item)))
         assert arrays_of(tmp_path)[f"{split}.predictions"] == pytest.approx(found, abs=1e-4)
 
 

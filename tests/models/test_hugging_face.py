@@ -38,8 +38,8 @@ def test_a_folder_gives_network_vocabulary_and_hash(bert_folder: Path) -> None:
     loaded = load_hugging_face(str(bert_folder), KEY)
     assert isinstance(loaded.network, MaskedRows)
     given = batch()
-    expected = MaskedRows(masked_lm()).rows(given)[:, :30]  # the rest is padding
-    torch.testing.assert_close(loaded.network.eval().rows(given), expected, **ROUNDING)
+    expected = MaskedRows(masked_lm()).logits(given)[:, :30]  # the rest is padding
+    torch.testing.assert_close(loaded.network.eval().logits(given), expected, **ROUNDING)
     assert loaded.schema.columns == 30
     assert loaded.schema.labels == tuple(TOKENS)
     assert loaded.schema.special_token_ids is not None
@@ -186,7 +186,7 @@ def test_what_the_file_holds_is_stored_exported_and_loaded_again(
     change_weights(folder, change)
     reference = network.from_pretrained(folder).eval()
     given = batch()
-    expected = MaskedRows(reference).rows(given).detach()
+    expected = MaskedRows(reference).logits(given).detach()
     with caplog.at_level(logging.WARNING):
         module = MaskedLanguageModel(str(folder), pretrained=True)
     assert "embeddings untied" in caplog.text
@@ -194,7 +194,7 @@ def test_what_the_file_holds_is_stored_exported_and_loaded_again(
     checkpoint = write_checkpoint(tmp_path / "last.ckpt", module)
     export_checkpoint(checkpoint, tmp_path / "exported")
     for spec in (str(folder), str(checkpoint), str(tmp_path / "exported")):
-        rows = load_teacher(spec).network.eval().rows(given)
+        rows = load_teacher(spec).network.eval().logits(given)
         torch.testing.assert_close(rows, expected, **ROUNDING)
 
 

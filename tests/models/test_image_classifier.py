@@ -90,7 +90,7 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
     torch.testing.assert_close(prepared, (images.float() / 255 - mean) / std, **ROUNDING)
     assert torch.equal(module.prepare(prepared), prepared)
     assert torch.equal(module(images), module(prepared))
-    assert torch.equal(module.rows((images, None)), module(images))
+    assert torch.equal(module.logits((images, None)), module(images))
 
 
 def test_pixels_are_normalised_on_their_device() -> None:

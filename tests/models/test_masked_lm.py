@@ -103,7 +103,7 @@ def test_the_returned_loss_is_the_sum_over_a_constant() -> None:
 @ONE_BATCH
 def test_a_distilled_step_logs_means_per_row() -> None:
     model, teacher, given = language_model(**WIDE), language_model(seed=7, **WIDE), batch()
-    mean = kl_divergence(model.rows(given), teacher.rows(given), temperature=4.0).detach()
+    mean = kl_divergence(model.logits(given), teacher.logits(given), temperature=4.0).detach()
     metrics = one_step(model, given, DistillationCallback([teacher])).callback_metrics
     torch.testing.assert_close(metrics["train/task_loss"], metrics["train/loss"], **ROUNDING)
     torch.testing.assert_close(metrics["train/distillation_loss"], mean, **ROUNDING)
@@ -114,7 +114,7 @@ def test_evaluation_is_a_mean_over_all_masked_tokens() -> None:
     metrics = make_trainer(limit_val_batches=1.0).validate(model, data, verbose=False)[0]
     given = data.sets[1][[(0, index) for index in range(10)]]
     targets = given["labels"][given["labels"] != -100]
-    logits = model.rows(given)
+    logits = model.logits(given)
     loss = nn.functional.cross_entropy(logits, targets).item()
     right = (logits.argmax(dim=1) == targets).float().mean().item()
     expected = {"val/loss": loss, "val/accuracy": right, "val/perplexity": math.exp(loss)}
@@ -172,7 +172,7 @@ def test_padding_changes_columns_but_neither_rows_nor_losses() -> None:
     given = batch()
     given["input_ids"].clamp_(max=29)
     given["labels"].clamp_(max=29)
-    torch.testing.assert_close(plain.eval().rows(given), padded.eval().rows(given), **ROUNDING)
+    torch.testing.assert_close(plain.eval().logits(given), padded.eval().logits(given), **ROUNDING)
 
 
 def test_the_recipe_is_the_default() -> None:
@@ -225,7 +225,7 @@ def test_a_checkpoint_is_plain_and_rebuilds_the_model(tmp_path: Path) -> None:
     assert torch.equal(weights(loaded), weights(model))
     assert loaded.vocabulary == model.vocabulary == Vocabulary.of_data(TextData())
     given = {name: tensor[None] for name, tensor in sample(0, 1).items()}
-    assert torch.equal(loaded.eval().rows(given), model.eval().rows(given))
+    assert torch.equal(loaded.eval().logits(given), model.eval().logits(given))
 
 
 def test_a_checkpoint_is_a_teacher(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_checkpoint_is_a_teacher(tmp_path: Path) -> None:
     assert teacher.schema.labels == tuple(TOKENS)
     teacher.place("cpu")
     given = {name: tensor[None] for name, tensor in sample(0, 1).items()}
-    assert torch.equal(teacher.rows(given), model.eval().rows(given))
+    assert torch.equal(teacher.logits(given), model.eval().logits(given))
     callback = DistillationCallback([str(path)])
     trainer = make_trainer(2, callbacks=[callback], log_every_n_steps=1)
     trainer.fit(language_model(network={"num_hidden_layers": 1}), TextData())

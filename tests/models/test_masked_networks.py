@@ -87,7 +87,7 @@ def test_a_pretrained_model_does_without_the_folder_later(folder: Path) -> None:
     assert (model.vocabulary_size, model.arguments()["pad_vocabulary_to"]) == (30, 32)
     again = MaskedLanguageModel(**model.arguments())
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again.eval().rows(batch()), model.eval().rows(batch()))
+    assert torch.equal(again.eval().logits(batch()), model.eval().logits(batch()))
     assert "tokenizer" not in model.hparams
     assert model.hparams["pretrained"] is False
     assert model.starts_trained

@@ -22,7 +22,7 @@ from tests.models.texts import FAMILIES, ROUNDING, batch, masked_lm
 def test_rows_equal_the_masked_rows_of_all_logits(family: str) -> None:
     network, given = masked_lm(family), batch()
     full = network(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
-    rows = MaskedRows(network).rows({**given, "special_tokens_mask": given["labels"]})
+    rows = MaskedRows(network).logits({**given, "special_tokens_mask": given["labels"]})
     torch.testing.assert_close(rows, full[given["labels"] != -100], **ROUNDING)
 
 
@@ -30,12 +30,12 @@ def test_the_head_sees_masked_tokens_only_and_keeps_no_hook() -> None:
     network, given = masked_lm(), batch()
     seen: list[int] = []
     handle = network.cls.register_forward_hook(lambda *args: seen.append(args[2].shape[1]))
-    MaskedRows(network).rows(given)
+    MaskedRows(network).logits(given)
     handle.remove()
     assert seen == [int((given["labels"] != -100).sum())]
     assert not network.bert._forward_hooks
     given["labels"].fill_(-100)
-    assert MaskedRows(network).rows(given).shape == (0, 32)
+    assert MaskedRows(network).logits(given).shape == (0, 32)
     assert network(input_ids=given["input_ids"]).logits.shape == (3, 8, 32)
 
 
@@ -87,13 +87,13 @@ def test_only_rows_are_asked_of_any_base_model() -> None:
 
     tokens = torch.arange(6).view(2, 3)
     labels = torch.where(tokens % 2 == 1, tokens, -100)
-    rows = MaskedRows(Network()).rows({"input_ids": tokens, "labels": labels})
+    rows = MaskedRows(Network()).logits({"input_ids": tokens, "labels": labels})
     assert rows.tolist() == [[2.0], [6.0], [10.0]]
 
 
 def test_columns_after_the_real_tokens_are_cut_off() -> None:
     network, given = masked_lm(), batch()
-    whole, cut = MaskedRows(network).rows(given), MaskedRows(network, 30).rows(given)
+    whole, cut = MaskedRows(network).logits(given), MaskedRows(network, 30).logits(given)
     assert torch.equal(cut, whole[:, :30])
 
 
@@ -102,7 +102,7 @@ def test_positions_are_counted_as_the_network_counts_them() -> None:
     roberta = masked_lm("roberta")
     assert usable_positions(roberta) == 19  # the first is the padding's
     tokens = torch.full((1, 19), 5)
-    assert MaskedRows(roberta).rows({"input_ids": tokens, "labels": tokens}).shape == (19, 32)
+    assert MaskedRows(roberta).logits({"input_ids": tokens, "labels": tokens}).shape == (19, 32)
     roberta.config.max_position_embeddings = -1
     assert usable_positions(roberta) is None
 
@@ -115,7 +115,7 @@ def test_all_positions_count_where_padding_takes_none(kind: str) -> None:
     network = getattr(transformers, f"{kind}WithLMHeadModel")(config).eval()
     assert usable_positions(network) == 12
     ids = torch.full((1, 12), 5)
-    assert MaskedRows(network).rows({"input_ids": ids, "labels": ids}).shape == (12, 32)
+    assert MaskedRows(network).logits({"input_ids": ids, "labels": ids}).shape == (12, 32)
 
 
 def test_a_network_is_tried_without_a_trace() -> None:

@@ -62,9 +62,9 @@ def test_networks_do_not_ask_again(padded: bool, monkeypatch: pytest.MonkeyPatch
     for family in READY:
         network = masked_lm(family)
         assert takes_ready_masks(network.config)
-        MaskedRows(network).rows(after)
+        MaskedRows(network).logits(after)
         assert not asked, family
-        MaskedRows(network).rows(before)  # of which nothing is known
+        MaskedRows(network).logits(before)  # of which nothing is known
         assert asked, family
         asked.clear()
 

@@ -82,4 +82,4 @@ def test_masked_language_models_of_transformers_load_within_them(tmp_path: Path,
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     with torch.no_grad():
         expected = network(input_ids=ids, attention_mask=batch["attention_mask"]).logits
-        torch.testing.assert_close(loaded.rows(batch), expected[:, 2:5].flatten(0, 1))
+        torch.testing.assert_close(loaded.logits(batch), expected[:, 2:5].flatten(0, 1))

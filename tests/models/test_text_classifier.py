@@ -49,7 +49,7 @@ def test_logits_and_loss_are_those_of_transformers(glue: str, tokenizer: str, ta
     reference = transformers.BertForSequenceClassification(model.network.config).eval()
     reference.load_state_dict(model.network.state_dict())
     expected = reference(**batch)
-    assert torch.equal(model.eval().rows(batch), expected.logits)
+    assert torch.equal(model.eval().logits(batch), expected.logits)
     model._trainer = None
     loss = model._losses(model(batch), batch["labels"]).mean()
     torch.testing.assert_close(loss, expected.loss, **ROUNDING)
@@ -66,7 +66,7 @@ def test_an_evaluation_logs_the_official_metrics(glue: str, tokenizer: str, task
     for split, suffix in zip(TASKS[task].validation_splits, data.evaluation_suffixes, strict=True):
         given = data.split(split)[[(0, index) for index in range(23)]]
         with torch.no_grad():
-            rows = model.rows(given)
+            rows = model.logits(given)
         labels = given["labels"]
         expected[f"val/loss{suffix}"] = float(model._losses(rows, labels).mean())
         for name in TASKS[task].metrics:
@@ -179,7 +179,7 @@ def test_a_checkpoint_is_plain_and_rebuilds_the_model(
     assert torch.equal(weights(loaded), weights(model))
     assert loaded.class_names == ("entailment", "not_entailment")
     assert loaded.vocabulary == model.vocabulary
-    assert torch.equal(loaded.eval().rows(one(data)), model.eval().rows(one(data)))
+    assert torch.equal(loaded.eval().logits(one(data)), model.eval().logits(one(data)))
 
 
 def test_its_body_carries_on_to_another_task(tmp_path: Path, glue: str, tokenizer: str) -> None:
@@ -235,7 +235,7 @@ def test_a_fine_tuned_checkpoint_is_a_teacher(tmp_path: Path, glue: str, tokeniz
     model, path = fitted(tmp_path, data)
     teacher = load_teacher(path)
     teacher.place("cpu")
-    assert torch.equal(teacher.rows(one(data)), model.eval().rows(one(data)))
+    assert torch.equal(teacher.logits(one(data)), model.eval().logits(one(data)))
     student, callback = classifier(seed=1), DistillationCallback([path])
     trainer = make_trainer(4, callbacks=[callback], log_every_n_steps=1)
     trainer.fit(student, data)

@@ -34,7 +34,7 @@ def test_both_ways_compute_the_same_loss(benchmark: Any, work: Any) -> None:
     batch = next(iter(work.batches(1)))
     labels = batch["labels"]
     given = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    rows, targets = model.eval().rows(batch), teacher.rows(batch)
+    rows, targets = model.eval().logits(batch), teacher.logits(batch)
     task = F.cross_entropy(rows, labels[labels != -100])
     network = model.network.network
     found = benchmark.loss_of_all(network, None, given, labels, False)
