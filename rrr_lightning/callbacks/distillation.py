@@ -80,8 +80,8 @@ class DistillationCallback(Callback):
         student_logits: Name of the sub-module whose output is the student's rows, for example
             `net.head`. Not needed for this library's modules, nor where `training_step` returns
             `{"loss", "logits"}`.
-        teacher_inputs: From the batch to the input of a teacher without `logits(batch)`: a tensor, a
-            tuple of arguments or a dict of keyword arguments. By default the first element of a
+        teacher_inputs: From the batch to the input of a teacher without `logits(batch)`: a tensor,
+            a tuple of arguments or a dict of keyword arguments. By default the first element of a
             tuple batch, or a dict batch without its labels.
         teacher_precision: What the teachers' matrix weights are held and run in. By default
             teachers loaded from specs follow the trainer's half precision, or else run in bf16
