@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ class Sends(Callback):
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step and self.in_validation:
             os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(autouse=True)
+def interrupts_arrive() -> Iterator[None]:
+    """A shell's background job starts with SIGINT ignored, and so would these runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def sends(number: int, step: int, in_validation: bool = False) -> str:

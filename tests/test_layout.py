@@ -109,7 +109,7 @@ def mirrors(test: Path) -> bool:
 
 
 def test_tests_mirror_the_package() -> None:
-    whole = ("constructors", "fuzz", "layout", "package", "trust")
+    whole = ("constructors", "files_entered", "fuzz", "layout", "package", "trust")
     about_the_whole = {f"test_{name}.py" for name in whole}
     # About files or whole runs, not modules.
     outside = ("configs", "scripts", "docs", "reports", "resume")

@@ -26,7 +26,6 @@ from torch import nn
 from rrr_lightning.callbacks.resume_checks import (
     STATE_KEY,
     check_began_with_teachers,
-    check_bounds,
     check_options,
     check_same_settings,
     check_same_teachers,
@@ -55,7 +54,7 @@ from rrr_lightning.distillation.schedule import DistillationSchedule
 from rrr_lightning.distillation.sparse_targets import loss_against
 from rrr_lightning.distillation.targets import TargetStore
 from rrr_lightning.distillation.teacher import Precision, Teacher
-from rrr_lightning.errors import InputError, check, check_types
+from rrr_lightning.errors import InputError, check, check_types, refuse
 from rrr_lightning.models.student import StudentModule, TrainingLoss, check_weights, is_logging_step
 
 DEFAULT_SCHEDULE = DistillationSchedule()
@@ -142,7 +141,7 @@ class DistillationCallback(Callback):
         self._identity: str | None = None
         self._names: list[str] = []
         self._total_steps = 0
-        self._bounds: dict[str, int | None] = {}
+        self._bounds: dict[str, Any] = {}
         self._has_logged = False
         self._store: TargetStore | None = None
         self._probe: TeacherProbe | None = None
@@ -247,13 +246,15 @@ class DistillationCallback(Callback):
         """Takes everything away once the weight is zero for good."""
         if self._splice is None or self._source is None:
             return
-        check_bounds(trainer, self._bounds)
+        self._check_length(trainer)
         self._source.micro_batch = batch_idx % trainer.accumulate_grad_batches
         if self.schedule.is_over(trainer.global_step, self._total_steps):
             self._check_finite()
             self._release(f"distillation is over at step {trainer.global_step}")
         elif self._probe is not None:
             self._probe.run_on_training(trainer, batch, is_final=False)
+            if self._probe.is_done:
+                self._probe = None
 
     # ------------------------------------------------------------------------------ every step
 
@@ -282,6 +283,16 @@ class DistillationCallback(Callback):
         self._check_finite()
         if not isinstance(pl_module, TrainingLoss):
             check_weights(trainer, pl_module)
+
+    def _check_length(self, trainer: Trainer) -> None:
+        for name, before in self._bounds.items():
+            if (now := getattr(trainer, name)) != before:
+                refuse(
+                    f"trainer.{name}",
+                    now,
+                    f"{before}, as when training started",
+                    "was changed during the run, which moves the end of distillation",
+                )
 
     def _check_finite(self) -> None:
         if self._step is not None:

@@ -109,6 +109,11 @@ class TeacherProbe:
         """The number of columns of all rows, once it is known."""
         return self._schema.columns
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every teacher has been tried."""
+        return not self._waiting
+
     def run_on_validation(self, trainer: Trainer) -> None:
         """Runs on validation samples, if there are any.
 

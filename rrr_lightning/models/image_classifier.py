@@ -10,7 +10,7 @@ Suffixes: B batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,6 @@ from rrr_lightning.models.image_networks import (
     build_network,
     fill_head_bias,
     initialize_by_recipe,
-    require_logits,
 )
 from rrr_lightning.models.student import CHECKPOINT_KEY, StudentModule, micro_step
 
@@ -322,3 +321,17 @@ def _check(label_smoothing: float, mixup_alpha: float, momentum: float) -> None:
     for name, value in (("label_smoothing", label_smoothing), ("momentum", momentum)):
         check(0 <= value < 1, f"model.{name}", value, "a number in [0, 1)")
     check(mixup_alpha >= 0, "model.mixup_alpha", mixup_alpha, "a number from 0 on")
+
+
+def require_logits(output: Any, num_images: int, num_classes: int, key: str = "network") -> Tensor:
+    """Returns the logits [B, K] in what a network returned."""
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    if isinstance(output, Tensor) and output.shape == (num_images, num_classes):
+        return output
+    raise InputError(
+        "the network's output is not one row of logits per image",
+        key=key,
+        found=tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__,
+        accepted=f"shape {(num_images, num_classes)}",
+    )

@@ -233,17 +233,3 @@ def fill_head_bias(network: nn.Module, num_classes: int, value: float) -> None:
         ):
             nn.init.constant_(bias, value)
             return
-
-
-def require_logits(output: Any, num_images: int, num_classes: int, key: str = "network") -> Tensor:
-    """Returns the logits [B, K] in what a network returned."""
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    if isinstance(output, Tensor) and output.shape == (num_images, num_classes):
-        return output
-    raise InputError(
-        "the network's output is not one row of logits per image",
-        key=key,
-        found=tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__,
-        accepted=f"shape {(num_images, num_classes)}",
-    )

@@ -21,7 +21,7 @@ from rrr_lightning.distillation.teacher import (
     tensor_bytes,
 )
 from rrr_lightning.models.image_classifier import ImageClassifier
-from tests.distillation.test_batchnorm_folding_folding import worn
+from tests.distillation.test_batchnorm_folding import worn
 from tests.models.texts import language_model
 
 FOLDED = {"rtol": 1e-4, "atol": 1e-5}

@@ -190,7 +190,7 @@ def test_a_second_call_beside_the_first_changes_nothing(
 def test_a_folder_that_another_call_has_taken_meanwhile_is_refused(
     body: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, inspect = tmp_path / "out", run.inspect_inputs
+    out, inspect = tmp_path / "out", module.inspect_inputs
     other = str(write_body(tmp_path / "other", hidden_size=8))
 
     def slowly(*given: Any) -> Any:

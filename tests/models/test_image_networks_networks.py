@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from rrr_lightning.errors import InputError
+from rrr_lightning.models.image_classifier import require_logits
 from rrr_lightning.models.image_networks import (
     build_network,
     fill_head_bias,
     initialize_by_recipe,
-    require_logits,
 )
 
 

@@ -58,6 +58,7 @@ def test_logits_and_loss_are_those_of_transformers(glue: str, tokenizer: str, ta
 @pytest.mark.parametrize("task", list(CLASSES))
 def test_an_evaluation_logs_the_official_metrics(glue: str, tokenizer: str, task: str) -> None:
     data, model = task_data(glue, tokenizer, task, eval_batch_size=5), classifier(CLASSES[task])
+    torch.manual_seed(0)
     nn.init.normal_(model.network.classifier.weight)
     trainer = make_trainer(1, limit_val_batches=1.0)
     (logged, *others) = trainer.validate(model, data, verbose=False)
@@ -71,7 +72,7 @@ def test_an_evaluation_logs_the_official_metrics(glue: str, tokenizer: str, task
         expected[f"val/loss{suffix}"] = float(model._losses(rows, labels).mean())
         for name in TASKS[task].metrics:
             expected[f"val/{name}{suffix}"] = reference_score(name, rows, labels)
-    assert metrics == pytest.approx(expected, abs=1e-4)  # batches are rounded otherwise
+    assert metrics == pytest.approx(expected, abs=5e-4)  # batches are rounded otherwise
 
 
 def reference_score(name: str, rows: Tensor, labels: Tensor) -> float:
