@@ -21,7 +21,7 @@ from torch.optim import SGD, Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from rrr_lightning.distillation.logits import Normalization, RowSchema
-from rrr_lightning.errors import check, check_types
+from rrr_lightning.errors import InputError, check, check_types
 from rrr_lightning.keyed_rng import Part, keyed_randomness
 from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.image_networks import (
