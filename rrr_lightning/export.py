@@ -23,7 +23,6 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 
 from rrr_lightning import __version__
-from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.distillation.checksums import add_checksum
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
@@ -39,7 +38,7 @@ from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.masked_rows import input_names, usable_positions
 from rrr_lightning.models.student import CHECKPOINT_KEY, StudentModule
 from rrr_lightning.models.text_classifier import TextClassifier
-from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.tokens import Vocabulary, rebuild_tokenizer
 
 # Students that become Hugging Face folders: their pipeline, and what loads them.
 _TEXT = {

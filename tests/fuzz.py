@@ -185,10 +185,9 @@ def make_image(folder: Path) -> None:
 
 
 def make_masked(folder: Path) -> None:
-    from rrr_lightning.data.tokenizer import rebuild_tokenizer
     from rrr_lightning.data.wordpiece import SPECIAL_TOKENS
     from rrr_lightning.models.masked_lm import MaskedLanguageModel
-    from rrr_lightning.models.vocabulary import Vocabulary
+    from rrr_lightning.tokens import Vocabulary, rebuild_tokenizer
 
     text = _tokenizer()
     ids = json.loads(text)["model"]["vocab"]
@@ -233,8 +232,8 @@ def read_image(folder: Path) -> str:
 
 
 def read_masked(folder: Path) -> str:
-    from rrr_lightning.data.stored_tokenizer import stored_tokenizer
     from rrr_lightning.export import export_checkpoint
+    from rrr_lightning.tokens import stored_tokenizer
 
     ids = torch.tensor([[2, 3, 4, 1]])
     labels = torch.tensor([[-100, 3, -100, -100]])
@@ -354,8 +353,8 @@ def read_glue(folder: Path) -> str:
 
 
 def make_tokenizer(folder: Path) -> None:
-    from rrr_lightning.data.tokenizer import rebuild_tokenizer
     from rrr_lightning.data.wordpiece import SPECIAL_TOKENS
+    from rrr_lightning.tokens import rebuild_tokenizer
 
     text = _tokenizer()
     ids = json.loads(text)["model"]["vocab"]
@@ -364,10 +363,9 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> list[Any]:
-    from rrr_lightning.data.tokenizer import load_tokenizer
-    from rrr_lightning.models.vocabulary import Vocabulary
+    from rrr_lightning.tokens import Vocabulary, load_fast_tokenizer
 
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_fast_tokenizer(str(folder))
     return [tokenizer("the cat sat")["input_ids"], Vocabulary.of(tokenizer).fingerprint]
 
 

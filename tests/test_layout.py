@@ -21,9 +21,9 @@ MAY_IMPORT = {
     "files": {"errors"},
     "keyed_rng": {"errors", "files"},
     "distillation": {"errors", "files", "keyed_rng"},
-    "tokens": {"errors", "files"},
+    "tokens": {"errors", "files", "distillation"},
     "models": {"errors", "files", "keyed_rng", "distillation", "tokens"},
-    "teachers": {"errors", "files", "keyed_rng", "distillation", "models"},
+    "teachers": {"errors", "files", "keyed_rng", "distillation", "tokens", "models"},
     "callbacks": {"errors", "files", "keyed_rng", "distillation", "models", "teachers"},
     "data": {"errors", "files", "keyed_rng", "tokens", "distillation"},
     "checkpointing": {"errors", "files", "distillation", "models"},
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "glue": {
         "errors",
         "files",
+        "tokens",
         "distillation",
         "models",
         "data",
@@ -43,7 +44,7 @@ MAY_IMPORT = {
         "metrics_file",
     },
     "study": {"errors", "files", "distillation", "jobs", "metrics_file"},
-    "export": {"__version__", "errors", "files", "distillation", "models", "data"},
+    "export": {"__version__", "errors", "files", "tokens", "distillation", "models", "data"},
 }
 SEE_ALL = {"cli", "commands", "__main__", "targets"}
 # `distillation/` is the method alone: torch, and a reader of tensor files.

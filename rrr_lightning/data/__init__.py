@@ -8,5 +8,5 @@ text.py              `TextDataModule`; documents.py and text_files.py read, prep
                      tokenization.py tokenize once, masking.py masks, streaming.py streams
 glue.py              `GlueDataModule`; glue_tasks.py, glue_sources.py
 embedded.py          digits and prose that every installation has
-tokenizer.py         tokenizers by name; stored_tokenizer.py, wordpiece.py, vocabulary.py
+wordpiece.py         a vocabulary trained on the documents themselves
 """

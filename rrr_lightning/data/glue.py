@@ -21,11 +21,15 @@ from rrr_lightning.data.glue_sources import has_diagnostic, read_split
 from rrr_lightning.data.glue_tasks import DIAGNOSTIC, DIAGNOSTIC_SPLIT, find_task
 from rrr_lightning.data.module import BatchLoader, KeyedDataModule, KeyedSet
 from rrr_lightning.data.sampling import Key, LengthBuckets, evaluation_order
-from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
-from rrr_lightning.data.tokenizer import NEEDED_TO_CLASSIFY, load_tokenizer
-from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.keyed_rng import global_seed
+from rrr_lightning.tokens import (
+    NEEDED_TO_CLASSIFY,
+    TellsVocabulary,
+    load_fast_tokenizer,
+    stored_tokenizer,
+    tokenizer_from,
+)
 
 # ----------------------------------------------------------------------
 # Texts, or pairs of texts, as token ids with a label each, padded batch by batch.
@@ -224,7 +228,7 @@ class GlueDataModule(TellsVocabulary, KeyedDataModule):
         path = Path(self.tokenizer_name).expanduser()
         if path.is_file():
             return stored_tokenizer(path)
-        return load_tokenizer(self.tokenizer_name, NEEDED_TO_CLASSIFY)
+        return load_fast_tokenizer(self.tokenizer_name, NEEDED_TO_CLASSIFY)
 
     # ------------------------------------------------------------------------------ rows
 

@@ -32,11 +32,10 @@ from rrr_lightning.data.sampling import EndlessBatches, Key
 from rrr_lightning.data.streaming import FileCounts, Lane, StreamedBatches, deal_files
 from rrr_lightning.data.text_files import sizes_of
 from rrr_lightning.data.tokenization import Encoder, MappedSamples
-from rrr_lightning.data.tokenizer import load_tokenizer
-from rrr_lightning.data.vocabulary import TellsVocabulary
 from rrr_lightning.data.wordpiece import trained_size, trained_tokenizer
 from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.keyed_rng import global_seed
+from rrr_lightning.tokens import TellsVocabulary, load_fast_tokenizer
 
 # ----------------------------------------------------------------------
 # Batches for masked language modelling, as Hugging Face's `DataCollatorForLanguageModeling` gives.
@@ -235,7 +234,7 @@ class TextDataModule(TellsVocabulary, KeyedDataModule):
         """The fast Hugging Face tokenizer; one to be trained is trained when first asked for."""
         size = trained_size(self.tokenizer_name)
         if size is None:
-            return load_tokenizer(self.tokenizer_name)
+            return load_fast_tokenizer(self.tokenizer_name)
         return trained_tokenizer(self._opened[0], size, self.cache)
 
     @cached_property

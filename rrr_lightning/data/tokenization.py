@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rrr_lightning.data.masking import Tokens
-from rrr_lightning.data.tokenizer import single_threaded_tokenizers
 from rrr_lightning.errors import InputError, check
 from rrr_lightning.files import content_of, read_json
+from rrr_lightning.tokens import single_threaded_tokenizers
 
 Mode = Literal["truncate", "pack"]
 MODES = ("truncate", "pack")

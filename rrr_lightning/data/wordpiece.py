@@ -15,8 +15,8 @@ from typing import Any
 
 from rrr_lightning.data.documents import Documents
 from rrr_lightning.data.preparation import build_once, fingerprint, write_file
-from rrr_lightning.data.tokenizer import rebuild_tokenizer, single_threaded_tokenizers
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import rebuild_tokenizer, single_threaded_tokenizers
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

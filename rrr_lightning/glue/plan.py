@@ -27,7 +27,7 @@ from rrr_lightning.glue.protocol import Protocol, TaskSettings, base_name, name_
 from rrr_lightning.glue.results import GLUE, Results, TaskResult, collect, read_result
 from rrr_lightning.jobs import Job
 from rrr_lightning.jobs.process import MARKER, write_json
-from rrr_lightning.models.vocabulary import HUB_ID
+from rrr_lightning.tokens import HUB_ID
 
 PLAN, SETTINGS, NETWORK = "plan.json", "settings.json", "network.ckpt"
 PREDICTIONS = "predictions.npz"

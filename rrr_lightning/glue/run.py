@@ -16,7 +16,6 @@ import torch
 
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.data.sampling import BatchPlan
-from rrr_lightning.data.stored_tokenizer import tokenizer_from
 from rrr_lightning.errors import InputError, check, refuse
 from rrr_lightning.glue.compare import check_comparable, check_results, folders_of
 from rrr_lightning.glue.fine_tune import make_data, settings_of
@@ -42,6 +41,7 @@ from rrr_lightning.models import hugging_face
 from rrr_lightning.models.masked_rows import usable_positions
 from rrr_lightning.models.text_bodies import agree_on_tokens
 from rrr_lightning.models.text_classifier import TextClassifier
+from rrr_lightning.tokens import tokenizer_from
 
 # ----------------------------------------------------------------------
 # Reads checkpoint and data before any job starts, so that what is wrong is said once and early.

@@ -7,5 +7,4 @@ text_classifier.py   `TextClassifier`; text_bodies.py, text_scores.py, text_stud
 hugging_face.py      networks from Hugging Face folders and hub ids
 loading.py           networks from this library's checkpoints and exported folders
 optimization.py      learning-rate schedules, fused AdamW
-vocabulary.py        which tokens under which ids
 """

@@ -26,8 +26,7 @@ from rrr_lightning.models.masked_rows import (
     vocabulary_size,
 )
 from rrr_lightning.models.pretrained import Pretrained, size_limit
-from rrr_lightning.models.vocabulary import Vocabulary
-from rrr_lightning.tokens import TOKEN_FILES, load_tokenizer
+from rrr_lightning.tokens import TOKEN_FILES, Vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from rrr_lightning.models.masked_rows import masked_labels
 from rrr_lightning.models.student import CHECKPOINT_KEY
 from rrr_lightning.models.text_classifier import RowMean
 from rrr_lightning.models.text_student import TextStudent
-from rrr_lightning.models.vocabulary import Vocabulary, agree_on_vocabulary, check_same_tokens
+from rrr_lightning.tokens import Vocabulary, agree_on_vocabulary, check_same_tokens
 
 # ----------------------------------------------------------------------
 # Right gradients where micro-batches and ranks have unequal numbers of rows.

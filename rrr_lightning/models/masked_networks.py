@@ -14,12 +14,12 @@ from torch import nn
 from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.models.hugging_face import check_config, load_hugging_face
 from rrr_lightning.models.masked_rows import MaskedRows, check_rows_once
-from rrr_lightning.models.vocabulary import (
+from rrr_lightning.tokens import (
     Vocabulary,
     check_same_tokens,
+    load_tokenizer,
     padded_size,
 )
-from rrr_lightning.tokens import load_tokenizer
 
 # Heads are 64 wide and the feed-forward layers four times the hidden width, as in the published
 # miniatures and in BERT itself.

@@ -25,7 +25,7 @@ from rrr_lightning.distillation.state_dicts import load_weights
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError, check, did_you_mean
 from rrr_lightning.files import sha256_of
-from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.tokens import Vocabulary
 
 # The published weights of these were trained with other statistics than the tables say, and with
 # auxiliary heads, which evaluation mode leaves out.

@@ -22,7 +22,7 @@ from rrr_lightning.errors import InputError, did_you_mean
 from rrr_lightning.models.hugging_face import check_source, load_network, quiet, vocabulary_of
 from rrr_lightning.models.loading import load_checkpoint
 from rrr_lightning.models.masked_networks import PRESETS, plain_config, read_config
-from rrr_lightning.models.vocabulary import HUB_ID, Vocabulary, check_same_tokens
+from rrr_lightning.tokens import HUB_ID, Vocabulary, check_same_tokens
 
 # ----------------------------------------------------------------------
 # The tokens that a text classifier reads: from its body, its data, or its checkpoint.

@@ -32,7 +32,7 @@ from rrr_lightning.models.text_bodies import (
 )
 from rrr_lightning.models.text_scores import check_scores, make_scores
 from rrr_lightning.models.text_student import TextStudent
-from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.tokens import Vocabulary
 
 # ----------------------------------------------------------------------
 # Means over all rows of an evaluation, however they are spread over batches and ranks.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.data.glue_tasks import TASKS
-from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import load_fast_tokenizer
 from tests.data.glue_files import text, write_diagnostic, write_parquet, write_tokenizer
 from tests.data.toy import make_trainer
 
@@ -192,7 +192,7 @@ def test_what_a_model_and_a_report_look_at(source: str, tokenizer: str) -> None:
     assert given.official_rows == {"train": 2490, "validation": 277}
     assert given.rows_trained == 61
     assert given.is_subset
-    assert given.vocabulary_size == len(load_tokenizer(tokenizer)) == len(given.vocabulary)
+    assert given.vocabulary_size == len(load_fast_tokenizer(tokenizer)) == len(given.vocabulary)
     scores = data(source, tokenizer, "STS-B")
     assert (scores.task, scores.num_classes, scores.class_names) == ("stsb", 1, None)
     assert scores.split("train").labels.dtype == torch.float32  # type: ignore[union-attr]
@@ -220,7 +220,7 @@ def test_the_tokenizer_may_be_that_of_a_checkpoint_or_of_the_model(
     module.vocabulary = plain  # type: ignore[assignment]
     make_trainer(tmp_path, 1).fit(module, datamodule=own)
     assert rows_of(own.split("train")[[(0, 5)]]) == expected
-    assert len(load_tokenizer(tokenizer)(text(5), text(10))["input_ids"]) == len(expected[0])
+    assert len(load_fast_tokenizer(tokenizer)(text(5), text(10))["input_ids"]) == len(expected[0])
 
 
 # ------------------------------------------------------------------------------ bad input

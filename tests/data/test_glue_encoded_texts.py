@@ -10,12 +10,12 @@ import torch
 from rrr_lightning.data.glue import EncodedTexts, Ordered
 from rrr_lightning.data.glue_sources import read_split
 from rrr_lightning.data.glue_tasks import TASKS
-from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.tokens import load_fast_tokenizer
 
 
 @pytest.fixture(scope="module")
 def bert(rrr_data: Path) -> Any:
-    return load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    return load_fast_tokenizer(str(rrr_data / "bert-base-uncased"))
 
 
 def keys(*indices: int) -> list[tuple[int, int]]:

@@ -15,9 +15,9 @@ import pytest
 from rrr_lightning.data import preparation
 from rrr_lightning.data.preparation import prepare
 from rrr_lightning.data.tokenization import Encoder, MappedSamples
-from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import rebuild_tokenizer
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -17,8 +17,8 @@ from rrr_lightning.data.sampling import (
     LengthBuckets,
     evaluation_order,
 )
-from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import load_fast_tokenizer
 
 LENGTHS = torch.randint(3, 90, (1003,), generator=torch.Generator().manual_seed(0))
 
@@ -84,7 +84,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_split() -> None:
 def test_real_tasks_take_a_third_of_the_token_positions(
     rrr_data: Path, task: str, size: int
 ) -> None:
-    tokenizer = load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    tokenizer = load_fast_tokenizer(str(rrr_data / "bert-base-uncased"))
     rows = read_split(str(rrr_data / "glue"), TASKS[task], "train")
     lengths = EncodedTexts(lambda: tokenizer, rows.texts, None, 256).lengths
     made = buckets(lengths=lengths, global_batch_size=size)

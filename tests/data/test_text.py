@@ -13,8 +13,8 @@ from pyarrow import parquet, table
 from rrr_lightning.data import embedded
 from rrr_lightning.data.sampling import BatchPlan
 from rrr_lightning.data.text import Batch, TextDataModule
-from rrr_lightning.data.tokenizer import rebuild_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import rebuild_tokenizer
 from tests.data.text_toy import digest, numbers_of, text_data, write_corpus, write_documents
 from tests.data.toy import make_trainer
 

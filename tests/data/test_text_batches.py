@@ -12,9 +12,9 @@ from rrr_lightning.data.documents import FileDocuments
 from rrr_lightning.data.masking import Masking
 from rrr_lightning.data.text import StreamedText, masked_batch, open_stream
 from rrr_lightning.data.tokenization import Encoder
-from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.data.wordpiece import trained_tokenizer
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import load_fast_tokenizer
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
 
@@ -34,7 +34,7 @@ def stream(folder: Path, texts: list[str], batch: int = 4, seed: int = 3) -> Str
 
 
 def test_a_batch_is_what_the_collator_of_hugging_face_gives(rrr_data: Path) -> None:
-    tokenizer = load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    tokenizer = load_fast_tokenizer(str(rrr_data / "bert-base-uncased"))
     texts = ["a short text about nothing", "a longer " * 20]
     rows = tokenizer(texts, truncation=True, max_length=16, return_token_type_ids=False)
     collator = transformers.DataCollatorForLanguageModeling(

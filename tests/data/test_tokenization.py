@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrr_lightning.data.tokenization import Encoder
-from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.tokens import load_fast_tokenizer
 
 TEXTS = [
     "Hello, World! unaffable",
@@ -23,7 +23,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def bert(rrr_data: Path) -> Any:
-    return load_tokenizer(str(rrr_data / "bert-base-uncased"))
+    return load_fast_tokenizer(str(rrr_data / "bert-base-uncased"))
 
 
 @pytest.mark.parametrize("length", [4, 16, 128, 400])

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Trainer
 
 from rrr_lightning.data.glue_tasks import TASKS
-from rrr_lightning.data.stored_tokenizer import stored_tokenizer
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import read_json
 from rrr_lightning.glue import fine_tune as module
@@ -28,6 +27,7 @@ from rrr_lightning.glue.plan import NETWORK, PREDICTIONS, fingerprint
 from rrr_lightning.glue.protocol import TaskSettings
 from rrr_lightning.jobs.process import write_json
 from rrr_lightning.models.text_classifier import TextClassifier
+from rrr_lightning.tokens import stored_tokenizer
 from tests.glue.tiny import JUDGED, TRAIN, config_of, write_body
 
 

@@ -12,11 +12,11 @@ import torch
 import transformers
 
 from rrr_lightning.data.glue_tasks import TASKS
-from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.errors import InputError
 from rrr_lightning.glue.plan import CHECKPOINTS, Run
 from rrr_lightning.glue.run import inspect_inputs
 from rrr_lightning.models.image_classifier import ImageClassifier
+from rrr_lightning.tokens import load_fast_tokenizer
 from tests.data.glue_files import write_parquet, write_tokenizer
 from tests.glue.tiny import config_of, write_body
 from tests.models.tiny import fit
@@ -108,7 +108,7 @@ def test_a_missing_tokenizer(data: str, tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_a_mask(data: str, tmp_path: Path) -> None:
     folder = write_body(tmp_path / "body", tokenizer=False)
-    backend = load_tokenizer(str(write_tokenizer(tmp_path / "whole"))).backend_tokenizer
+    backend = load_fast_tokenizer(str(write_tokenizer(tmp_path / "whole"))).backend_tokenizer
     bare = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
     bare.save_pretrained(folder)
     assert set(look(str(folder), data)) == {"rte"}

@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAME = """
 import sys
 import torch
-from rrr_lightning.data.tokenizer import load_tokenizer
+from rrr_lightning.tokens import load_fast_tokenizer
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.text_classifier import TextClassifier
 from rrr_lightning.teachers import load_teacher
@@ -36,7 +36,7 @@ same(*(MaskedLanguageModel(body, pretrained=True, seed=0) for body in (name, fol
 there, here = (load_teacher(f"hf:{body}", key="teacher") for body in (name, folder))
 same(there.network, here.network)
 assert there.fingerprint() == here.fingerprint()
-assert load_tokenizer(name)("a cat", "a dog") == load_tokenizer(folder)("a cat", "a dog")
+assert load_fast_tokenizer(name)("a cat", "a dog") == load_fast_tokenizer(folder)("a cat", "a dog")
 """
 
 

@@ -16,8 +16,8 @@ from rrr_lightning.distillation.losses import kl_divergence
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.masked_lm import EXPECTED_ROWS, MaskedLanguageModel
 from rrr_lightning.models.student import CHECKPOINT_KEY
-from rrr_lightning.models.vocabulary import Vocabulary
 from rrr_lightning.teachers import load_teacher
+from rrr_lightning.tokens import Vocabulary
 from tests.models.texts import (
     ROUNDING,
     TOKENS,

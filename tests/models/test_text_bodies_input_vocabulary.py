@@ -9,7 +9,7 @@ import transformers
 from rrr_lightning.data.glue import GlueDataModule
 from rrr_lightning.errors import InputError
 from rrr_lightning.models.text_bodies import agree_on_tokens, stored_vocabulary
-from rrr_lightning.models.vocabulary import Vocabulary
+from rrr_lightning.tokens import Vocabulary
 from tests.data.glue_files import write_tokenizer
 from tests.models.texts import SMALL
 

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from rrr_lightning.data.stored_tokenizer import stored_tokenizer, tokenizer_from
-from rrr_lightning.data.tokenizer import load_tokenizer
 from rrr_lightning.distillation.weight_files import read_checkpoint
 from rrr_lightning.errors import InputError
+from rrr_lightning.tokens import load_fast_tokenizer, stored_tokenizer, tokenizer_from
 from tests.data.glue_files import write_tokenizer
 
 
@@ -20,7 +19,7 @@ def save(path: Path, described: Any) -> Path:
 
 @pytest.mark.parametrize("beside_the_schema", [False, True])
 def test_a_checkpoint_gives_its_tokenizer_back(tmp_path: Path, beside_the_schema: bool) -> None:
-    tokenizer = load_tokenizer(str(write_tokenizer(tmp_path)))
+    tokenizer = load_fast_tokenizer(str(write_tokenizer(tmp_path)))
     special = {"pad_token": 0, "unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
     home = {"special_token_ids": special}
     described = {"tokenizer_json": tokenizer.backend_tokenizer.to_str()}
@@ -56,7 +55,7 @@ def test_a_checkpoint_of_another_library(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_is_read_without_the_weights(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(write_tokenizer(tmp_path)))
+    tokenizer = load_fast_tokenizer(str(write_tokenizer(tmp_path)))
     described = {
         "tokenizer_json": tokenizer.backend_tokenizer.to_str(),
         "special_token_ids": {"pad_token": 0},

@@ -6,8 +6,7 @@ from typing import Any
 import transformers
 from tokenizers import Tokenizer, models
 
-from rrr_lightning.data.tokenizer import rebuild_tokenizer
-from rrr_lightning.data.vocabulary import TellsVocabulary
+from rrr_lightning.tokens import TellsVocabulary, rebuild_tokenizer
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "b": 3, "a": 4}  # no token has the id 2
 

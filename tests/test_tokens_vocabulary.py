@@ -8,13 +8,13 @@ import pytest
 import transformers
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.vocabulary import (
+from rrr_lightning.tokens import (
     Vocabulary,
     agree_on_vocabulary,
     check_same_tokens,
+    load_tokenizer,
     padded_size,
 )
-from rrr_lightning.tokens import load_tokenizer
 from tests.models.texts import TOKENS, TextData
 
 
