@@ -23,8 +23,7 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 
 from rrr_lightning import __version__
-from rrr_lightning.distillation.checksums import add_checksum
-from rrr_lightning.distillation.weight_files import read_checkpoint
+from rrr_lightning.distillation.weight_files import add_checksum, read_checkpoint
 from rrr_lightning.errors import InputError
 from rrr_lightning.files import content_of
 from rrr_lightning.models.hugging_face import LEDGER_FILE, quiet

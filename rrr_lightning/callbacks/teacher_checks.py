@@ -28,8 +28,7 @@ from torch.utils.data import (
 )
 
 from rrr_lightning.callbacks.teacher_loading import cheapen_teacher
-from rrr_lightning.distillation.logits import RowSchema
-from rrr_lightning.distillation.masked_tokens import NO_TARGET
+from rrr_lightning.distillation.logits import NO_TARGET, RowSchema
 from rrr_lightning.distillation.teacher import Precision, Teacher, check_rows
 from rrr_lightning.errors import InputError
 from rrr_lightning.keyed_rng import keyed_permutation

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rrr_lightning.distillation.checksums import Damaged, add_checksum, check_checksum
 from rrr_lightning.distillation.pool import TeacherPool
 from rrr_lightning.distillation.sparse_targets import Arrays, Encoding, SparseTargets
+from rrr_lightning.distillation.weight_files import Damaged, add_checksum, check_checksum
 from rrr_lightning.errors import InputError, check
 from rrr_lightning.files import PART, atomic_file, atomic_path, content_of, read_json
 

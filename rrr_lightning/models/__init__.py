@@ -1,7 +1,7 @@
 """Students: LightningModules that train with or without a teacher.
 
 student.py           the base: optimizer, keyed randomness, checkpoint content
-image_classifier.py  `ImageClassifier`; image_networks.py, pretrained.py, classes.py
+image_classifier.py  `ImageClassifier`; image_networks.py, pretrained.py
 masked_lm.py         `MaskedLanguageModel`; masked_networks.py, masked_rows.py
 text_classifier.py   `TextClassifier`; text_bodies.py, text_scores.py, text_student.py
 hugging_face.py      networks from Hugging Face folders and hub ids

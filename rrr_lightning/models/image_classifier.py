@@ -23,13 +23,18 @@ from torchmetrics.classification import MulticlassAccuracy
 from rrr_lightning.distillation.logits import Normalization, RowSchema
 from rrr_lightning.errors import InputError, check, check_types
 from rrr_lightning.keyed_rng import Part, keyed_randomness
-from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.image_networks import (
     build_network,
     fill_head_bias,
     initialize_by_recipe,
 )
-from rrr_lightning.models.student import CHECKPOINT_KEY, StudentModule, micro_step
+from rrr_lightning.models.student import (
+    CHECKPOINT_KEY,
+    StudentModule,
+    agree_on_classes,
+    check_classes,
+    micro_step,
+)
 
 # ----------------------------------------------------------------------
 # Targets that share an image between classes: label smoothing, mix-up, and losses that take them.

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from rrr_lightning.distillation.logits import RowSchema
+from rrr_lightning.distillation.logits import RowSchema, carry_places, masked_places
 from rrr_lightning.distillation.losses import in_chunks
-from rrr_lightning.distillation.masked_tokens import carry_places, masked_places
 from rrr_lightning.errors import InputError, check_types
 from rrr_lightning.models.masked_networks import make_masked_rows, plain_config
 from rrr_lightning.models.masked_rows import masked_labels

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrr_lightning.distillation.masked_tokens import TensorNotes, masked_places, moved_pair
+from rrr_lightning.distillation.logits import TensorNotes, masked_places, moved_pair
 from rrr_lightning.errors import InputError
 
 # ----------------------------------------------------------------------

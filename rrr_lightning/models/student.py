@@ -16,7 +16,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -30,9 +30,59 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from rrr_lightning.distillation.logits import RowSchema
-from rrr_lightning.errors import InputError
+from rrr_lightning.errors import InputError, check
 from rrr_lightning.keyed_rng import check_seed, global_seed, keyed_randomness, rekey
 from rrr_lightning.models.optimization import check_schedule, cosine, learning_rate_factor
+
+# ----------------------------------------------------------------------
+# Classes: how many, which, in what order, and whether the data means the same by them.
+
+
+MOST_CLASSES = 10_000_000
+
+
+def check_classes(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Returns the class names as a tuple."""
+    good = type(num_classes) is int and 2 <= num_classes <= MOST_CLASSES
+    check(good, "num_classes", num_classes, f"2 or more, at most {MOST_CLASSES}")
+    if class_names is not None and len(class_names) != num_classes:
+        raise InputError(
+            "need one name per class",
+            key="class_names",
+            found=f"{len(class_names)} names",
+            accepted=f"{num_classes} names",
+        )
+    if class_names is None:
+        return None
+    twice = sorted({str(name) for name in class_names if list(class_names).count(name) > 1})
+    check(not twice, "class_names", twice, "another name for each class", "are equal")
+    return tuple(class_names)
+
+
+def agree_on_classes(
+    num_classes: int, class_names: tuple[str, ...] | None, data: object
+) -> tuple[str, ...] | None:
+    """Returns the class names, from `data` where the model has none."""
+    classes = getattr(data, "num_classes", None)
+    if isinstance(classes, int) and classes != num_classes:
+        raise InputError(
+            "differs from the data's number of classes",
+            key="num_classes",
+            found=num_classes,
+            accepted=str(classes),
+        )
+    names = getattr(data, "class_names", None)
+    if names is None:
+        return class_names
+    if class_names is not None and class_names != tuple(names):
+        raise InputError(
+            "differ from the data's class names, or are in another order",
+            key="class_names",
+            found=class_names,
+            accepted=str(tuple(names)),
+        )
+    return check_classes(num_classes, names)
+
 
 MOST_LOSSES = 1024  # that are kept until a step that waits for the device anyway
 REMEDY = "a smaller learning rate, gradient clipping (trainer.gradient_clip_val), or other data"

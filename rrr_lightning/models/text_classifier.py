@@ -20,10 +20,9 @@ from torchmetrics import Metric
 
 from rrr_lightning.distillation.logits import RowSchema
 from rrr_lightning.errors import InputError, check_types
-from rrr_lightning.models.classes import agree_on_classes, check_classes
 from rrr_lightning.models.masked_networks import plain_config
 from rrr_lightning.models.masked_rows import KeywordInputs, usable_positions
-from rrr_lightning.models.student import CHECKPOINT_KEY
+from rrr_lightning.models.student import CHECKPOINT_KEY, agree_on_classes, check_classes
 from rrr_lightning.models.text_bodies import (
     agree_on_tokens,
     build_classifier,

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from rrr_lightning.distillation.logits import carry_places, masked_places
 from rrr_lightning.distillation.losses import in_chunks, kl_divergence
-from rrr_lightning.distillation.masked_tokens import carry_places, masked_places
 from rrr_lightning.keyed_rng import keyed_generator
 from rrr_lightning.models.masked_lm import MaskedLanguageModel
 from rrr_lightning.models.masked_rows import carry_mask

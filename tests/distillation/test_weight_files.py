@@ -21,8 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rrr_lightning.distillation.checksums import add_checksum
-from rrr_lightning.distillation.weight_files import Foreign, read_checkpoint
+from rrr_lightning.distillation.weight_files import Foreign, add_checksum, read_checkpoint
 from rrr_lightning.errors import InputError
 from tests.distillation.test_state_dicts import FORMATS, write
 

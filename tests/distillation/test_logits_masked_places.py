@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rrr_lightning.distillation.masked_tokens import carry_places, masked_places, moved_pair
+from rrr_lightning.distillation.logits import carry_places, masked_places, moved_pair
 from tests.models.texts import batch
 
 

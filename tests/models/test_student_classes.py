@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from rrr_lightning.errors import InputError
-from rrr_lightning.models.classes import agree_on_classes, check_classes
+from rrr_lightning.models.student import agree_on_classes, check_classes
 
 
 def test_names_become_a_tuple() -> None:

@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from rrr_lightning.distillation.masked_tokens import TensorNotes
+from rrr_lightning.distillation.logits import TensorNotes
 
 
 def test_a_note_holds_until_somebody_writes_to_its_tensor() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rrr_lightning.distillation.checksums import Damaged, add_checksum, check_checksum
+from rrr_lightning.distillation.weight_files import Damaged, add_checksum, check_checksum
 
 
 def test_every_flipped_bit_is_noticed_and_other_readers_see_the_same(tmp_path: Path) -> None:
