@@ -40,7 +40,7 @@ def test_the_head_sees_masked_tokens_only_and_keeps_no_hook() -> None:
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
-    rows = MaskedRows(masked_lm()).rows
+    rows = MaskedRows(masked_lm()).logits
     with pytest.raises(InputError, match="which tokens are masked"):
         rows({"input_ids": torch.zeros(1, 2, dtype=torch.long)})
     with pytest.raises(InputError, match="which tokens are masked"):

@@ -35,7 +35,7 @@ def moved(padded: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("padded", [False, True])
 def test_rows_are_the_same(family: str, padded: bool) -> None:
-    rows = MaskedRows(masked_lm(family)).rows
+    rows = MaskedRows(masked_lm(family)).logits
     before, after = moved(padded)
     torch.testing.assert_close(rows(after), rows(before), rtol=1e-6, atol=1e-7)
 
