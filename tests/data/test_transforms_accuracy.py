@@ -55,7 +55,7 @@ def test_accuracy_is_that_on_torchvisions_pixels(
         [prepare(Image.open(folder / path).convert("RGB")) for path in source.paths]
     )
     mine, labels = views(folder, EvaluationView(72, 64))
-    monkeypatch.setattr(transforms, "MANY_PIXELS", 0)
+    monkeypatch.setattr("rrr_lightning.data.transforms.MANY_PIXELS", 0)
     reduced, _ = views(folder, EvaluationView(72, 64))
     with torch.no_grad():
         judged = [network(images / 255).argmax(1) for images in (theirs, mine, reduced)]
