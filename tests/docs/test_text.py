@@ -31,4 +31,4 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     text = PAGE.read_text()
     for number in (BLOCK_DOCUMENTS, CHUNK_DOCUMENTS * PART_CHUNKS, TRAINING_DOCUMENTS):
         assert f"{number:,} " in text
-    assert f"at most {MOST_LANES} *lanes*" in text
+    assert f"at most {MOST_LANES} *shards*" in text
